@@ -1,0 +1,145 @@
+"Every database of ../shared/fixtures/foldseek, written by the real Foldseek, against the truth that the program printed"
+import json, shutil
+import numpy as np, pytest
+from conftest import shared, SHARED
+from structure_search.foldseek_db import *
+
+TRUTHS = sorted(str(p.relative_to(SHARED/'fixtures/foldseek')) for p in (SHARED/'fixtures/foldseek').rglob('*.truth.json'))
+
+@pytest.fixture(scope='session')
+def databases(tmp_path_factory):
+    "A copy of the databases in which links are links again (a checkout without symlinks leaves small files that hold the target's name)"
+    folder = tmp_path_factory.mktemp('foldseek')/'foldseek'
+    shutil.copytree(shared('fixtures/foldseek'), folder, symlinks=True)
+    folder.chmod(0o755)
+    for f in [f for f in folder.rglob('*') if f.is_file() and not f.is_symlink() and f.stat().st_size<100]:
+        target = f.read_bytes()
+        if target and b'\n' not in target and b'\0' not in target and (f.parent/target.decode()).is_file():
+            f.parent.chmod(0o755); f.unlink(); f.symlink_to(target.decode())
+    return folder
+
+def test_the_fixtures_are_there(databases):
+    assert len(TRUTHS)>=27 and any(f.is_symlink() for f in databases.rglob('*'))
+
+@pytest.mark.parametrize('name', TRUTHS)
+def test_agrees_with_foldseek(name, databases):
+    truth = json.loads((databases/name).read_text())
+    path = (databases/name).with_name(truth['db'])
+    db, entries = PairedFoldseekDB(path), truth['entries']
+    assert db.keys.dtype==np.uint32 and db.keys.tolist()==sorted(int(k) for k in entries)
+    misread = 2 if name.startswith('short') else 0
+    for key,e in entries.items():
+        p = db[int(key)]
+        assert p.key==int(key)
+        if 'aa' in e: assert p.aa==e['aa'].upper()
+        if 'ss' in e: assert p.ss==e['ss'].upper()
+        if 'header' in e: assert p.header==e['header']
+        if 'name' in e: assert p.name==e['name'], (p.name, e['name'])
+        if e.get('ca_text') and len(p)>=misread:
+            want = np.array([float(v) for v in e['ca_text'].split(',')]).reshape(3,-1).T
+            np.testing.assert_allclose(p.ca, want, atol=1.0001e-3); assert p.ca.dtype==np.float32
+        if e.get('ca_pdb') and len(p)>=misread: np.testing.assert_allclose(p.ca, np.array(e['ca_pdb'], float).T, atol=1.0001e-3)
+        assert set(e)<={'aa','ss','header','name','fileno','source','ca_text','ca_pdb'}    # nothing that goes unchecked
+
+def test_writing_gives_the_same_bytes(databases, tmp_path):
+    "Rewriting a database of Foldseek's gives its files back, byte for byte (.source numbers files, which we don't know)"
+    for name in ('plain', 'edge', 'diff'):
+        write_db(tmp_path/name/'db', PairedFoldseekDB(databases/name/'db'))
+        for ending in ('', '_ss', '_ca', '_h'):
+            for kind in ('', '.index', '.dbtype'):
+                assert (tmp_path/name/f'db{ending}{kind}').read_bytes()==(databases/name/f'db{ending}{kind}').read_bytes(), (name, ending, kind)
+
+def broken(databases, tmp_path, name='plain'):
+    shutil.copytree(databases/name, tmp_path/name, symlinks=True)
+    return tmp_path/name/'db'
+
+def read_all(path): return list(PairedFoldseekDB(path))
+
+@pytest.mark.parametrize('part', ['', '_ss', '_ca', '_h'])
+def test_truncated_data(databases, tmp_path, part):
+    path = broken(databases, tmp_path)
+    f = path.with_name(f'db{part}')
+    f.write_bytes(f.read_bytes()[:-100])
+    with pytest.raises(FoldseekFormatError, match=rf'db{part}: the index puts key \d+ .*truncated'): read_all(path)
+
+def test_missing_data_file(databases, tmp_path):
+    path = broken(databases, tmp_path); path.with_name('db_ca').unlink()
+    with pytest.raises(FileNotFoundError, match='db_ca: no such data file.*download'): read_all(path)
+
+def test_dangling_part(databases, tmp_path):
+    shutil.copytree(databases/'clusearch', tmp_path/'c', symlinks=True)
+    for f in list((tmp_path/'c').iterdir()): f.rename(f.with_name(f.name.replace('db', 'other', 1)))
+    with pytest.raises(FoldseekFormatError, match='other_seq.0 is a link to db, which is not there'): PairedFoldseekDB(tmp_path/'c/other_seq')
+
+def test_index_of_another_database(databases, tmp_path):
+    path = broken(databases, tmp_path)
+    index = path.with_name('db.index')
+    lines = index.read_text().splitlines()
+    k,o,n = lines[3].split('\t')
+    lines[3] = f'{k}\t{int(o)+5}\t{n}'
+    index.write_text('\n'.join(lines)+'\n')
+    with pytest.raises(FoldseekFormatError, match='key 3 .*belong together'): read_all(path)
+
+def test_parts_of_different_lengths(databases, tmp_path):
+    path = broken(databases, tmp_path)
+    index = path.with_name('db_ss.index')
+    lines = index.read_text().splitlines()
+    lines[0], lines[1] = '0'+lines[1][1:], '1'+lines[0][1:]
+    index.write_text('\n'.join(lines)+'\n')
+    with pytest.raises(FoldseekFormatError, match='key 0 has 39 residues but 247 3Di'): read_all(path)
+
+def test_a_part_that_lacks_keys(databases, tmp_path):
+    path = broken(databases, tmp_path)
+    index = path.with_name('db_ca.index')
+    index.write_text(''.join(index.read_text().splitlines(True)[:10]))
+    db = PairedFoldseekDB(path)
+    assert db.having('ca').sum()==10 and db.having('ss').all() and db[20].ca is None and db[20].ss is not None and db[9].ca is not None
+
+def test_without_optional_parts(databases, tmp_path):
+    path = broken(databases, tmp_path)
+    for f in path.parent.glob('db_*'): f.unlink()
+    p = PairedFoldseekDB(path)[2]
+    assert p.ss is None and p.ca is None and p.name=='1tim_B'
+    path.with_name('db.lookup').unlink()
+    assert PairedFoldseekDB(path)[2].name=='2'
+    with pytest.raises(FileNotFoundError, match='_ca is not there'): PairedFoldseekDB(path).having('ca')
+
+def test_damaged_compressed_entry(databases, tmp_path):
+    path = broken(databases, tmp_path, 'compressed')
+    f = path.with_name('db')
+    raw = bytearray(f.read_bytes()); raw[200:260] = bytes(60)
+    f.write_bytes(raw)
+    with pytest.raises(FoldseekFormatError, match='db: key'): read_all(path)
+
+def test_decompression_is_bounded(databases, tmp_path):
+    "An entry that says 10 bytes and holds 100 MB is refused without being unpacked"
+    import zstandard
+    frame = zstandard.ZstdCompressor().compress(b'A'*100_000_000)
+    (tmp_path/'z').write_bytes(len(frame).to_bytes(4, 'little')+frame+b'\0')
+    (tmp_path/'z.index').write_text('0\t0\t10\n'); (tmp_path/'z.dbtype').write_bytes(b'\0\0\0\x80')
+    with pytest.raises(FoldseekFormatError, match='more than 9 bytes'): FoldseekDB(tmp_path/'z')[0]
+
+@pytest.mark.parametrize('text', ['a\t0\t5\n', '0\t0\n', '0\t0\t5\t7\n', '-1\t0\t5\n', '5000000000\t0\t5\n', '0 0 5\n', '0\t0\t5\n0\t9\t5\n', '0\t0\t1.5\n'])
+def test_bad_index_lines(tmp_path, text):
+    (tmp_path/'x.index').write_text(text)
+    with pytest.raises(FoldseekFormatError, match='x.index'): read_index(tmp_path/'x.index')
+
+def test_hostile_index_numbers(tmp_path):
+    "Offsets and lengths beyond the data are refused, whatever their size"
+    (tmp_path/'x').write_bytes(b'ACD\n\0'); (tmp_path/'x.dbtype').write_bytes(bytes(4))
+    for offset,length in ((2**63, 5), (0, 2**40), (2**64-1, 2**32)):
+        (tmp_path/'x.index').write_text(f'0\t{offset}\t{length}\n')
+        with pytest.raises(FoldseekFormatError, match='truncated'): FoldseekDB(tmp_path/'x')[0]
+
+@pytest.mark.parametrize('L', [1, 2, 3, 50])
+@pytest.mark.parametrize('scale', [1, 20, 1000])
+def test_coordinates_round_trip(L, scale):
+    ca = np.random.default_rng(L).normal(size=(L,3)).astype(np.float32)*scale
+    np.testing.assert_allclose(decode_ca(encode_ca(ca)), ca, atol=6e-4)
+
+def test_writer_leaves_nothing_behind_and_replaces_whole(tmp_path):
+    p = Protein(1, 'a', 'a', 'GAV', 'DVD', np.zeros((3,3), np.float32))
+    with pytest.raises(ValueError, match='no protein was written'): write_db(tmp_path/'x', [])
+    with pytest.raises(ValueError, match='already there'): write_db(tmp_path/'x', [p, p])
+    with pytest.raises(ValueError, match='3 residues but 2'): write_db(tmp_path/'x', [Protein(1, 'a', 'a', 'GAV', 'DV')])
+    assert not list(tmp_path.iterdir())
