@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['unit_hash', 'read_clusters', 'in_validation']
 
-# %% ../nbs/07_dataset.ipynb #a3dc1d92
+# %% ../nbs/07_dataset.ipynb #76ecc0af
 import hashlib
 from pathlib import Path
 import numpy as np
 from .foldseek_db import FoldseekFormatError
 
-# %% ../nbs/07_dataset.ipynb #c6f044e2
+# %% ../nbs/07_dataset.ipynb #7db7e890
 def unit_hash(
     ids:np.ndarray, # whole numbers, such as keys or cluster numbers, (N,)
 )->np.ndarray: # pseudo-random numbers in [0,1) that depend on the id alone, float64 (N,)
@@ -22,7 +22,7 @@ def unit_hash(
         x = (x^(x>>np.uint64(27)))*np.uint64(0x94D049BB133111EB)
     return (x^(x>>np.uint64(31)))/2.0**64
 
-# %% ../nbs/07_dataset.ipynb #785cfc5b
+# %% ../nbs/07_dataset.ipynb #3a6941f6
 def read_clusters(
     path:str|Path, # text: key<tab>cluster, one protein a line; clusters are numbers or names
     keys:np.ndarray, # keys of the database, ascending, (N,)
@@ -38,7 +38,7 @@ def read_clusters(
     if not found.all(): raise FoldseekFormatError(f'{path} has no cluster for {int((~found).sum()):,} of {len(keys):,} keys of the database (the first is {keys[~found][0]}); is it the table of another database?')
     return cluster
 
-# %% ../nbs/07_dataset.ipynb #a7b9892c
+# %% ../nbs/07_dataset.ipynb #7a1b9af6
 def in_validation(
     ids:np.ndarray, # cluster of each protein, or its key where there are no clusters, (N,)
     fraction:float, # share of clusters that validation gets, 0 to 1

@@ -7,7 +7,7 @@ __all__ = ['AMINO_ACIDS', 'GENERIC', 'CA', 'PADDED', 'COMPRESSED', 'STATES', 'Fo
            'read_dbtype', 'data_files', 'FoldseekDB', 'residues', 'decode_ca', 'encode_ca', 'FoldseekCaDB', 'Protein',
            'name_of', 'PairedFoldseekDB', 'having', 'FoldseekDBWriter', 'write_db', 'demo_db']
 
-# %% ../nbs/00_foldseek_db.ipynb #295f5114
+# %% ../nbs/00_foldseek_db.ipynb #f2a3615e
 import os, shutil, tempfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-# %% ../nbs/00_foldseek_db.ipynb #26c2ca36
+# %% ../nbs/00_foldseek_db.ipynb #8a4ffd6d
 class FoldseekFormatError(ValueError):
     "A file is not what the Foldseek format says; the message names the file, the entry or line, and the mend"
 
@@ -34,7 +34,7 @@ class Index:
         i = int(np.searchsorted(self.keys, key)) if 0<=key<=0xFFFFFFFF else len(self)
         return i if i<len(self) and self.keys[i]==key else -1
 
-# %% ../nbs/00_foldseek_db.ipynb #fe07417d
+# %% ../nbs/00_foldseek_db.ipynb #9b0622c0
 def read_index(
     path:str|Path, # an .index file
 )->Index: # sorted by key
@@ -52,7 +52,7 @@ def read_index(
     if len(keys) and (twice := keys[1:]==keys[:-1]).any(): raise FoldseekFormatError(f'{path}: key {keys[1:][twice][0]} stands in it twice')
     return Index(keys, cols[order,1], cols[order,2])
 
-# %% ../nbs/00_foldseek_db.ipynb #f48c5489
+# %% ../nbs/00_foldseek_db.ipynb #034c5fd1
 AMINO_ACIDS, GENERIC, CA = 0, 12, 101   # type numbers (Foldseek: Parameters.h, LocalParameters.h)
 PADDED, COMPRESSED = 1<<19, 1<<31       # flags
 
@@ -65,7 +65,7 @@ def read_dbtype(
     if len(raw)!=4: raise FoldseekFormatError(f'{path}: {len(raw)} bytes, not 4; was the copy complete?')
     return int.from_bytes(raw, 'little')
 
-# %% ../nbs/00_foldseek_db.ipynb #f60b9397
+# %% ../nbs/00_foldseek_db.ipynb #1d88b76b
 def data_files(
     path:Path, # the database's name without ending
 )->list[Path]: # its data files in order
@@ -84,7 +84,7 @@ def _open_part(path:Path)->np.ndarray:
     "A data file as read-only bytes, mapped and not read"
     return np.memmap(path, np.uint8, 'r') if path.stat().st_size else np.zeros(0, np.uint8)
 
-# %% ../nbs/00_foldseek_db.ipynb #700f1e75
+# %% ../nbs/00_foldseek_db.ipynb #1dbb5411
 class FoldseekDB:
     "Text entries of one database (sequences, 3Di, headers), by key"
     def __init__(self,
@@ -115,7 +115,7 @@ class FoldseekDB:
                                       'Is the file truncated (an incomplete download), or do index and data not belong together?')
         return self.parts[part][begin:begin+n].tobytes()
 
-# %% ../nbs/00_foldseek_db.ipynb #6d40c321
+# %% ../nbs/00_foldseek_db.ipynb #486f1bcf
 def _decompress(self:FoldseekDB, offset:int, size:int, key:int)->bytes:
     "A compressed entry of `size` bytes uncompressed (without its NUL), never more"
     n = int.from_bytes(self._bytes(offset, 4, key), 'little')
@@ -138,7 +138,7 @@ def _payload(self:FoldseekDB, key:int)->bytes:
 
 FoldseekDB._decompress, FoldseekDB._payload = _decompress, _payload
 
-# %% ../nbs/00_foldseek_db.ipynb #a538d841
+# %% ../nbs/00_foldseek_db.ipynb #a64f5114
 STATES = b'ACDEFGHIKLMNPQRSTVWYX'   # 3Di states in the order of their numbers; number 20 is unknown
 _PADDED = np.full(256, 0, np.uint8)
 _PADDED[:21] = _PADDED[32:53] = np.frombuffer(STATES, np.uint8)
@@ -155,7 +155,7 @@ def _text(self:FoldseekDB, key:int)->str:
 
 FoldseekDB._text = _text
 
-# %% ../nbs/00_foldseek_db.ipynb #ec31fe3c
+# %% ../nbs/00_foldseek_db.ipynb #ee34401f
 def __getitem__(self:FoldseekDB, key:int)->str:
     "Sequence or 3Di letters of a protein, upper case; raises KeyError"
     return self._text(int(key)).upper()
@@ -166,7 +166,7 @@ def residues(self:FoldseekDB)->np.ndarray: # (N,) int64, in the order of `keys`
 
 FoldseekDB.__getitem__, FoldseekDB.residues = __getitem__, residues
 
-# %% ../nbs/00_foldseek_db.ipynb #7c290c65
+# %% ../nbs/00_foldseek_db.ipynb #e3e2abd4
 def decode_ca(
     raw:bytes, # an entry of `_ca` without its final NUL
 )->np.ndarray: # C-alpha coordinates, angstrom, float32 (L,3)
@@ -182,7 +182,7 @@ def decode_ca(
     steps[:,1:] = axes[:,4:].copy().view('<i2')
     return (steps.cumsum(1, dtype=np.int32)/np.float32(1000)).astype(np.float32).T.copy()
 
-# %% ../nbs/00_foldseek_db.ipynb #14a2ff0b
+# %% ../nbs/00_foldseek_db.ipynb #2ffd5a57
 def encode_ca(
     ca:np.ndarray, # C-alpha coordinates, angstrom, (L,3)
 )->bytes: # an entry of `_ca` without its final NUL
@@ -194,7 +194,7 @@ def encode_ca(
     axes = [milli[:1,k].astype('<i4').tobytes()+np.diff(milli[:,k]).astype('<i2').tobytes() for k in range(3)]
     return b''.join(axes)+b'\0'
 
-# %% ../nbs/00_foldseek_db.ipynb #3fa99d52
+# %% ../nbs/00_foldseek_db.ipynb #ae509b17
 class FoldseekCaDB(FoldseekDB):
     "C-alpha coordinates of one database, by key"
     def __init__(self, 
@@ -215,7 +215,7 @@ class FoldseekCaDB(FoldseekDB):
         n = self.index.lengths.astype(np.int64)-1
         return np.where(n%12==0, n//12, (n-7)//6)
 
-# %% ../nbs/00_foldseek_db.ipynb #23e4a041
+# %% ../nbs/00_foldseek_db.ipynb #ec416271
 @dataclass
 class Protein:
     "One chain of a database"
@@ -235,7 +235,7 @@ def name_of(header:str)->str:
     parts = word.split('|')
     return parts[1] if len(parts)>2 and parts[0] in ('sp','tr','cl','lcl','gi','pdb','ref','gb','emb','dbj') else word
 
-# %% ../nbs/00_foldseek_db.ipynb #f15b5ddd
+# %% ../nbs/00_foldseek_db.ipynb #0398bd1e
 def _is_there(path:str)->bool: return os.path.lexists(f'{path}.index')
 
 class PairedFoldseekDB:
@@ -262,7 +262,7 @@ class PairedFoldseekDB:
     def residues(self)->np.ndarray: return self.aa.residues()
     def __repr__(self): return f'PairedFoldseekDB({str(self.path)!r}, {len(self):,} proteins{"" if self.ss is None else ", 3Di"}{"" if self.ca is None else ", C-alpha"})'
 
-# %% ../nbs/00_foldseek_db.ipynb #1b3c2c3f
+# %% ../nbs/00_foldseek_db.ipynb #3cf49558
 def _lookup(self:PairedFoldseekDB)->dict[int,str]:
     "Key -> name from .lookup (read once, only when names are not in headers)"
     path, names = Path(f'{self.path}.lookup'), {}
@@ -289,7 +289,7 @@ PairedFoldseekDB.names = cached_property(_lookup)
 PairedFoldseekDB.names.__set_name__(PairedFoldseekDB, 'names')
 PairedFoldseekDB.__getitem__ = _get
 
-# %% ../nbs/00_foldseek_db.ipynb #5faa03f7
+# %% ../nbs/00_foldseek_db.ipynb #9a744754
 def having(self:PairedFoldseekDB,
     part:str, # 'ss' or 'ca'
 )->np.ndarray: # bool (N,), in the order of `keys`
@@ -300,7 +300,7 @@ def having(self:PairedFoldseekDB,
 
 PairedFoldseekDB.having = having
 
-# %% ../nbs/00_foldseek_db.ipynb #1b9214a4
+# %% ../nbs/00_foldseek_db.ipynb #0dba3d3a
 class FoldseekDBWriter:
     "Write proteins one by one; use as a context manager. All must have the same parts (3Di, coordinates), as Foldseek demands"
     def __init__(self,
@@ -338,7 +338,7 @@ class FoldseekDBWriter:
         self._put('_h', p.key, header.encode()+b'\n')
         self.keys.add(p.key); self.lookup.append((p.key, p.name)); self.n += 1
 
-# %% ../nbs/00_foldseek_db.ipynb #41930960
+# %% ../nbs/00_foldseek_db.ipynb #f6b5dfbe
 def _finish(self:FoldseekDBWriter):
     "Write indexes, types, names; then move everything to its place"
     if not self.n: raise ValueError(f'{self.path}: no protein was written; an empty database helps nobody')
@@ -360,7 +360,7 @@ def _exit(self:FoldseekDBWriter, kind, value, trace):
 
 FoldseekDBWriter._finish, FoldseekDBWriter.__exit__ = _finish, _exit
 
-# %% ../nbs/00_foldseek_db.ipynb #54e04b00
+# %% ../nbs/00_foldseek_db.ipynb #da45bbda
 def write_db(
     path:str|Path, # name of the database to make
     proteins, # `Protein`s, any iterable; their keys are kept
@@ -370,7 +370,7 @@ def write_db(
         for p in proteins: w.write(p)
     return PairedFoldseekDB(path)
 
-# %% ../nbs/00_foldseek_db.ipynb #c872c1c3
+# %% ../nbs/00_foldseek_db.ipynb #c8c9971d
 def demo_db()->Path: # name to open it by; DEMO.clusters.tsv beside it gives each key's 30 % sequence-identity cluster
     "Path of the embedded database of experimental structures (PDB chains of 40-256 residues, CC0)"
     return Path(str(files('structure_search')/'assets'/'demo'/'demo'))

@@ -7,7 +7,7 @@ __all__ = ['KanziConfig', 'FSQ', 'Rotary', 'Attention', 'MLP', 'PairEmbedder', '
            'DecoderBlock', 'UpLayer', 'FinalLayer', 'VelocityNet', 'KanziModel', 'centre', 'encode', 'decode', 'flow',
            'read_metadata', 'load_kanzi', 'save_kanzi']
 
-# %% ../nbs/04_kanzi_model.ipynb #b3bac9e5
+# %% ../nbs/04_kanzi_model.ipynb #efb8a745
 import json, zipfile
 from dataclasses import asdict, dataclass, fields
 from math import log, prod, tan
@@ -18,7 +18,7 @@ from torch import nn, Tensor
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 
-# %% ../nbs/04_kanzi_model.ipynb #5870236f
+# %% ../nbs/04_kanzi_model.ipynb #3156e92e
 @dataclass
 class KanziConfig:
     "Shape of a Kanzi autoencoder; names as in the published checkpoint's `model_cfg`"
@@ -61,7 +61,7 @@ class KanziConfig:
         "From a `model_cfg`; names that we don't know (older training options) are left out"
         return cls(**{k:v for k,v in d.items() if k in {f.name for f in fields(cls)}})
 
-# %% ../nbs/04_kanzi_model.ipynb #a0df528b
+# %% ../nbs/04_kanzi_model.ipynb #52a4e8e1
 class FSQ(nn.Module):
     "Finite scalar quantisation: channels -> digits -> channels (arXiv 2309.15505)"
     def __init__(self, levels:tuple, dim_in:int, dim_out:int):
@@ -91,7 +91,7 @@ class FSQ(nn.Module):
         digits = (idx[...,None].long()//self.basis)%self.levels
         return self.project_out((digits-self.levels//2)/(self.levels//2).to(self.project_out.weight.dtype))
 
-# %% ../nbs/04_kanzi_model.ipynb #55193cfa
+# %% ../nbs/04_kanzi_model.ipynb #bccde794
 class Rotary(nn.Module):
     "Rotary position embedding in its half-split form (arXiv 2104.09864)"
     def __init__(self, dim:int):
@@ -108,7 +108,7 @@ class Rotary(nn.Module):
         half = lambda x: torch.cat((-x.chunk(2,-1)[1], x.chunk(2,-1)[0]), -1)
         return [(x*cos+half(x)*sin).to(x.dtype) for x in xs]
 
-# %% ../nbs/04_kanzi_model.ipynb #6ba81e99
+# %% ../nbs/04_kanzi_model.ipynb #4f414110
 def _rms(x:Tensor)->Tensor: return F.rms_norm(x, x.shape[-1:], eps=torch.finfo(torch.float32).eps)
 
 class Attention(nn.Module):
@@ -138,7 +138,7 @@ class MLP(nn.Module):
         self.fc1, self.fc2 = nn.Linear(dim, factor*dim), nn.Linear(factor*dim, dim)
     def forward(self, x:Tensor)->Tensor: return self.fc2(F.gelu(self.fc1(x)))
 
-# %% ../nbs/04_kanzi_model.ipynb #65fa3cae
+# %% ../nbs/04_kanzi_model.ipynb #aadc6dc8
 class PairEmbedder(nn.Module):
     "Features of residue pairs from their squared distance and their offset along the chain"
     def __init__(self, dim:int):
@@ -167,7 +167,7 @@ class PairEmbedder(nn.Module):
         "Features of all pairs that there can be, (100,128,dim)"
         return self.features(torch.arange(100, device=self.bins.device)[:,None], torch.arange(128, device=self.bins.device)[None])
 
-# %% ../nbs/04_kanzi_model.ipynb #4e0b426d
+# %% ../nbs/04_kanzi_model.ipynb #343e5c97
 class EncoderBlock(nn.Module):
     "Pre-norm transformer block; its attention is biased by pair features if there are any"
     def __init__(self, dim:int, n_heads:int, mlp_factor:int, n_pair:int=-1):
@@ -200,7 +200,7 @@ class Encoder(nn.Module):
             s = block(s, i[None], (window if bias is None else window+bias)[:,None])
         return s
 
-# %% ../nbs/04_kanzi_model.ipynb #6ca5b6b9
+# %% ../nbs/04_kanzi_model.ipynb #271d4b00
 class TimeEmbedder(nn.Module):
     "Time of the flow, 0 to 1 -> channels: sines and cosines, then an MLP"
     def __init__(self, dim:int):
@@ -225,7 +225,7 @@ class DecoderBlock(nn.Module):
         h = h+gate1*self.attn(_norm(h, 1e-5)*(1+scale1)+shift1, pos, bias)
         return h+gate2*self.mlp(_norm(h, 1e-5)*(1+scale2)+shift2)
 
-# %% ../nbs/04_kanzi_model.ipynb #f0d69f6c
+# %% ../nbs/04_kanzi_model.ipynb #65ba15c6
 class UpLayer(nn.Module):
     "Coordinates -> channels"
     def __init__(self, dim:int):
@@ -273,7 +273,7 @@ class VelocityNet(nn.Module):
         for block in self.blocks: h = block(h, c, pos, bias)
         return self.final(h[:,:L], c)
 
-# %% ../nbs/04_kanzi_model.ipynb #27681ae1
+# %% ../nbs/04_kanzi_model.ipynb #3dee3cfd
 class _Prior(nn.Module):
     "The published checkpoint's language model of codes: carried, not used"
     def __init__(self, n_codes:int, dim:int=256, n_layers:int=3, n_heads:int=8):
@@ -308,7 +308,7 @@ class KanziModel(nn.Module):
         "Which way each residue of a noisy protein should move"
         return self.net(x, torch.as_tensor(t, dtype=x.dtype, device=x.device).reshape(-1), codes, mask)
 
-# %% ../nbs/04_kanzi_model.ipynb #26d47c00
+# %% ../nbs/04_kanzi_model.ipynb #557af9ea
 def centre(
     x:Tensor, # coordinates, any unit, (B,L,3)
     mask:Tensor|None=None, # True where there is a residue, (B,L)
@@ -318,7 +318,7 @@ def centre(
     m = mask[...,None].to(x.dtype)
     return (x-(x*m).sum(1, keepdim=True)/m.sum(1, keepdim=True))*m
 
-# %% ../nbs/04_kanzi_model.ipynb #a72b38f0
+# %% ../nbs/04_kanzi_model.ipynb #de4ffd2c
 def _make_tables(self:KanziModel)->list[Tensor|None]:
     "One table of pair biases a layer, (100,128), or None"
     if self.cfg.n_channels_pair<=0: return [None]*self.cfg.n_layers_encoder
@@ -335,7 +335,7 @@ def _pair_tables(self:KanziModel)->list[Tensor|None]:
 
 KanziModel._make_tables, KanziModel._pair_tables = _make_tables, _pair_tables
 
-# %% ../nbs/04_kanzi_model.ipynb #7a8904ae
+# %% ../nbs/04_kanzi_model.ipynb #b24c840a
 def encode(self:KanziModel,
     x:Tensor, # C-alpha, nanometres, any position (they are centred here), float32 (B,L,3)
     mask:Tensor|None=None, # True where there is a residue, (B,L); None: all are
@@ -352,7 +352,7 @@ def encode(self:KanziModel,
 
 KanziModel.encode = encode
 
-# %% ../nbs/04_kanzi_model.ipynb #0b4eca33
+# %% ../nbs/04_kanzi_model.ipynb #18f69833
 def decode(self:KanziModel,
     idx:Tensor, # code numbers, int (B,L)
     n_steps:int=100, # steps, at least 2; fewer than 51 are unstable unless score_weight is 0
@@ -386,7 +386,7 @@ def decode(self:KanziModel,
 
 KanziModel.decode = torch.no_grad()(decode)
 
-# %% ../nbs/04_kanzi_model.ipynb #7bc33241
+# %% ../nbs/04_kanzi_model.ipynb #fe51c395
 def flow(self:KanziModel,
     idx:Tensor, # code numbers, int (B,L)
     n_steps:int=1, # network calls
@@ -402,7 +402,7 @@ def flow(self:KanziModel,
 
 KanziModel.flow = torch.no_grad()(flow)
 
-# %% ../nbs/04_kanzi_model.ipynb #79327524
+# %% ../nbs/04_kanzi_model.ipynb #efe70d75
 def _load_pt(path:Path)->tuple[dict,dict]:
     "(state dict, model_cfg) of a checkpoint of the published layout"
     try: ck = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -433,7 +433,7 @@ def read_metadata(
     except (SafetensorError, json.JSONDecodeError) as e:
         raise ValueError(f'{path}: not a safetensors file of ours ({e}); was the download complete?') from e
 
-# %% ../nbs/04_kanzi_model.ipynb #5e8c098f
+# %% ../nbs/04_kanzi_model.ipynb #2ba1db54
 def load_kanzi(
     path:str|Path, # a checkpoint of the published layout (.pt, .ckpt) or ours (.safetensors)
     device:str='cpu', # where the weights go

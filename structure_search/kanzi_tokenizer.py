@@ -6,7 +6,7 @@
 __all__ = ['MINI', 'PUBLISHED', 'canonical_pose', 'random_rotation', 'KanziTokenizer', 'from_pretrained', 'encode', 'decode',
            'reconstruction_rmsd', 'rotation_agreement', 'grid_reconstruction']
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #3922a52e
+# %% ../nbs/05_kanzi_tokenizer.ipynb #8ed29e1a
 import hashlib, warnings
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 from .kanzi_model import KanziModel, load_kanzi, read_metadata
 from .metrics import rmsd
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #8c9e1254
+# %% ../nbs/05_kanzi_tokenizer.ipynb #ac15e81b
 def canonical_pose(
     ca:np.ndarray, # C-alpha coordinates in any pose, angstrom, (L,3)
 )->np.ndarray: # the same, centred and turned, float32 (L,3)
@@ -28,7 +28,7 @@ def canonical_pose(
     axes[:,2] = np.cross(axes[:,0], axes[:,1])
     return (x@axes).astype(np.float32)
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #b80392d7
+# %% ../nbs/05_kanzi_tokenizer.ipynb #fedb015f
 def random_rotation(
     rng:np.random.Generator, # source of chance
 )->np.ndarray: # proper rotation matrix, float64 (3,3), uniform over all rotations
@@ -37,7 +37,7 @@ def random_rotation(
     q = q*np.sign(np.diag(r))
     return q*np.sign(np.linalg.det(q))
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #e6335554
+# %% ../nbs/05_kanzi_tokenizer.ipynb #668f8b7d
 def _groups(lengths:list[int], residues:int=8192)->list[list[int]]:
     "Indices of proteins of similar length, at most `residues` with padding a group (or one protein)"
     groups = []
@@ -51,7 +51,7 @@ def _pad(xs:list[Tensor])->tuple[Tensor,Tensor]:
     x = torch.nn.utils.rnn.pad_sequence(xs, batch_first=True)
     return x, torch.arange(x.shape[1])<torch.tensor([len(t) for t in xs])[:,None]
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #e868a1c1
+# %% ../nbs/05_kanzi_tokenizer.ipynb #512156f1
 MINI = Path(str(files('structure_search')/'assets'/'kanzi_mini.safetensors'))
 PUBLISHED = dict(decode=dict(sampler='published', n_steps=100, noise_weight=0.45), max_length=256)
 
@@ -70,7 +70,7 @@ class KanziTokenizer:
 
     def __repr__(self): return f'KanziTokenizer({self.n_codes} codes, {self.pose} pose, {self.settings["decode"]}, checkpoint {self.identity[:12]})'
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #40885a57
+# %% ../nbs/05_kanzi_tokenizer.ipynb #eab7037f
 def from_pretrained(cls,
     name:str|Path='mini', # 'mini' for the embedded one, or the path of a checkpoint
     pose:str='canonical', # as in `KanziTokenizer`
@@ -88,7 +88,7 @@ def from_pretrained(cls,
 
 KanziTokenizer.from_pretrained = classmethod(from_pretrained)
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #37e822f0
+# %% ../nbs/05_kanzi_tokenizer.ipynb #08b10c27
 def _check_ca(ca)->np.ndarray:
     "Coordinates as float32 (L,3), or an error that says what is wrong"
     x = np.asarray(ca.detach().cpu() if isinstance(ca, Tensor) else ca, np.float32)
@@ -115,7 +115,7 @@ def encode(self:KanziTokenizer,
 
 KanziTokenizer.encode = encode
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #b0f2edac
+# %% ../nbs/05_kanzi_tokenizer.ipynb #36775a4b
 def _sample(self:KanziTokenizer, idx:Tensor, mask:Tensor, seed:int)->Tensor:
     "Decode a padded batch with the recorded settings; each protein draws its own noise, so that company doesn't matter"
     how = dict(self.settings['decode'])
@@ -144,7 +144,7 @@ def decode(self:KanziTokenizer,
 
 KanziTokenizer._sample, KanziTokenizer.decode = _sample, decode
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #a001b0d3
+# %% ../nbs/05_kanzi_tokenizer.ipynb #20c9207d
 def reconstruction_rmsd(
     tok:KanziTokenizer, # tokenizer to judge
     cas:list, # proteins, C-alpha coordinates, angstrom, each (L,3)
@@ -162,7 +162,7 @@ def rotation_agreement(
     turned = [(x@random_rotation(rng).T+rng.normal(size=3)*20).astype(np.float32) for x in cas]
     return float(np.concatenate([a==b for a,b in zip(tok.encode(list(cas)), tok.encode(turned))]).mean())
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #7b014767
+# %% ../nbs/05_kanzi_tokenizer.ipynb #9b32aea9
 def grid_reconstruction(
     ca:np.ndarray, # C-alpha coordinates, angstrom, (L,3)
     cell:float=4.0, # width of a cell, angstrom

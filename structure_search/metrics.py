@@ -6,11 +6,11 @@
 __all__ = ['kabsch', 'superpose', 'rmsd', 'mirrored', 'tm_score', 'gdt_ts', 'lddt', 'summarize_rmsd', 'token_accuracy',
            'most_common_accuracy', 'unigram_entropy', 'bigram_entropy']
 
-# %% ../nbs/02_metrics.ipynb #9516f87f
+# %% ../nbs/02_metrics.ipynb #079effa2
 import numpy as np
 from biotite.structure import AtomArray, lddt as biotite_lddt
 
-# %% ../nbs/02_metrics.ipynb #4007aa6a
+# %% ../nbs/02_metrics.ipynb #6e8ef3ce
 def _pair(a, b):
     "`a` and `b` as float64 (L,3), or one clear `ValueError`"
     a, b = (np.asarray(x, dtype=np.float64) for x in (a, b))
@@ -18,12 +18,14 @@ def _pair(a, b):
         if x.ndim != 2 or x.shape[1] != 3: raise ValueError(f'{name} coordinates have shape {x.shape}, expected (L,3)')
         if not len(x): raise ValueError(f'{name} coordinates are empty')
         bad = ~np.isfinite(x).all(axis=1)
-        if bad.any(): raise ValueError(f'{name} coordinates are not finite at {bad.sum()} residues, first at residue {bad.argmax()}')
+        if bad.any():
+            raise ValueError(f'{name} coordinates are not finite at {bad.sum()} residues, first at {bad.argmax()}')
     if len(a) != len(b):
-        raise ValueError(f'{len(a)} predicted residues against {len(b)} true ones: a prediction of the wrong length is a failure')
+        raise ValueError(f'{len(a)} predicted residues against {len(b)} true ones: '
+                         'a prediction of the wrong length is a failure')
     return a, b
 
-# %% ../nbs/02_metrics.ipynb #8a81b6f3
+# %% ../nbs/02_metrics.ipynb #edce3754
 def _kabsch(w, a, b):
     "Rotations (S,3,3) and shifts (S,3) that lay `a` on `b` under each of S sets of residue weights `w` (S,L)"
     n = w.sum(axis=1, keepdims=True)
@@ -34,7 +36,7 @@ def _kabsch(w, a, b):
     R = U@Vt
     return R, cb - (R@ca[...,None])[...,0]
 
-# %% ../nbs/02_metrics.ipynb #3b235348
+# %% ../nbs/02_metrics.ipynb #77384628
 def kabsch(
     a:np.ndarray, # Coordinates to move, (L,3), angstrom
     b:np.ndarray, # Coordinates to lie on, (L,3), angstrom
@@ -45,7 +47,7 @@ def kabsch(
     R = _kabsch(np.ones((1,len(a))), a-ca, b-cb)[0][0]
     return R, cb - R@ca
 
-# %% ../nbs/02_metrics.ipynb #64273eda
+# %% ../nbs/02_metrics.ipynb #d10de870
 def superpose(
     a:np.ndarray, # Coordinates to move, (L,3), angstrom
     b:np.ndarray, # Coordinates to lie on, (L,3), angstrom
@@ -54,7 +56,7 @@ def superpose(
     R, t = kabsch(a, b)
     return np.asarray(a, dtype=np.float64) @ R.T + t
 
-# %% ../nbs/02_metrics.ipynb #b9a93701
+# %% ../nbs/02_metrics.ipynb #3ff74b04
 def rmsd(
     a:np.ndarray, # Predicted coordinates, (L,3), angstrom
     b:np.ndarray, # True coordinates, (L,3), angstrom
@@ -63,7 +65,7 @@ def rmsd(
     a, b = _pair(a, b)
     return float(np.sqrt(((superpose(a, b)-b)**2).sum(axis=1).mean()))
 
-# %% ../nbs/02_metrics.ipynb #ddba509b
+# %% ../nbs/02_metrics.ipynb #8a09bfff
 def mirrored(
     a:np.ndarray, # Predicted coordinates, (L,3), angstrom
     b:np.ndarray, # True coordinates, (L,3), angstrom
@@ -73,7 +75,7 @@ def mirrored(
     a, b = _pair(a, b)
     return rmsd(a*[-1,1,1], b) < ratio*rmsd(a, b) - 1e-3  # 0.001 angstrom: a flat shape is its own mirror image
 
-# %% ../nbs/02_metrics.ipynb #9db20d6d
+# %% ../nbs/02_metrics.ipynb #404e0b43
 def _fragments(L, smallest=4, most=256):
     "Masks (S,L) of fragments of L, L/2, L/4 ... residues, about `most` a size, that overlap by three quarters"
     masks, n = [], L
@@ -85,9 +87,9 @@ def _fragments(L, smallest=4, most=256):
         if n <= smallest: return np.stack(masks)
         n = max(n//2, smallest)
 
-# %% ../nbs/02_metrics.ipynb #13060842
+# %% ../nbs/02_metrics.ipynb #2883a4f8
 def _best_score(a, b, score, cutoff, n_iter=20):
-    "The highest `score` of the distances (S,L) between `a` and `b` over superpositions on residues within about `cutoff`"
+    "The highest `score` of distances (S,L) of `a` from `b`, over superpositions on residues within about `cutoff`"
     a, b = (x - x.mean(axis=0) for x in _pair(a, b))
     masks, best = _fragments(len(a)), 0.
     k = min(3, len(a)) - 1  # a superposition needs three residues
@@ -101,7 +103,7 @@ def _best_score(a, b, score, cutoff, n_iter=20):
         masks = new
     return best
 
-# %% ../nbs/02_metrics.ipynb #b4a67169
+# %% ../nbs/02_metrics.ipynb #371da8de
 def tm_score(
     a:np.ndarray, # Predicted coordinates, (L,3), angstrom
     b:np.ndarray, # True coordinates, (L,3), angstrom
@@ -111,7 +113,7 @@ def tm_score(
     d0 = max(1.24*max(L-15, 0)**(1/3) - 1.8, 0.5)
     return _best_score(a, b, lambda d: (1/(1 + (d/d0)**2)).mean(axis=1), cutoff=np.clip(d0, 4.5, 8))
 
-# %% ../nbs/02_metrics.ipynb #0531e14e
+# %% ../nbs/02_metrics.ipynb #82d53cec
 def gdt_ts(
     a:np.ndarray, # Predicted coordinates, (L,3), angstrom
     b:np.ndarray, # True coordinates, (L,3), angstrom
@@ -119,7 +121,7 @@ def gdt_ts(
     "Mean fraction of residues that a superposition brings within 1, 2, 4 and 8 angstrom (Zemla, 2003)"
     return float(np.mean([_best_score(a, b, lambda d: (d <= cut).mean(axis=1), cutoff=cut) for cut in (1, 2, 4, 8)]))
 
-# %% ../nbs/02_metrics.ipynb #c4fb0c81
+# %% ../nbs/02_metrics.ipynb #37caf0b7
 def lddt(
     a:np.ndarray, # Predicted coordinates, (L,3), angstrom
     b:np.ndarray, # True coordinates, (L,3), angstrom
@@ -129,10 +131,10 @@ def lddt(
     true = AtomArray(len(b))
     true.coord, true.res_id = b.astype(np.float32), np.arange(len(b))
     score = float(biotite_lddt(true, a.astype(np.float32))) if len(b) > 1 else np.nan
-    if np.isnan(score): raise ValueError(f'lDDT of {len(b)} residues is not defined: no two of them are within 15 angstrom')
+    if np.isnan(score): raise ValueError(f'lDDT is not defined: of {len(b)} residues no two are within 15 angstrom')
     return score
 
-# %% ../nbs/02_metrics.ipynb #ff1ff682
+# %% ../nbs/02_metrics.ipynb #4e70899e
 def summarize_rmsd(
     values:list, # RMSD of each protein, angstrom; None or NaN where the prediction failed
 ) -> dict: # n, failed, mean, median, std (population), under_2, under_4 (fractions of all n)
@@ -140,12 +142,13 @@ def summarize_rmsd(
     x = np.array([np.nan if v is None else v for v in values], dtype=np.float64)
     if not len(x): raise ValueError('no RMSDs to sum up')
     ok = x[~np.isnan(x)]
-    if (ok < 0).any() or np.isinf(ok).any(): raise ValueError(f'RMSDs are finite and not negative; found {ok.min()} to {ok.max()}')
+    if (ok < 0).any() or np.isinf(ok).any():
+        raise ValueError(f'RMSDs are finite and not negative; found {ok.min()} to {ok.max()}')
     mean, median, std = (f(ok) if len(ok) else np.nan for f in (np.mean, np.median, np.std))
     return dict(n=len(x), failed=len(x)-len(ok), mean=float(mean), median=float(median), std=float(std),
                 under_2=float((ok < 2).sum()/len(x)), under_4=float((ok < 4).sum()/len(x)))
 
-# %% ../nbs/02_metrics.ipynb #56da9564
+# %% ../nbs/02_metrics.ipynb #01547008
 def token_accuracy(
     pred:np.ndarray, # Predicted tokens, (L,), int
     true:np.ndarray, # True tokens, (L,), int
@@ -157,17 +160,18 @@ def token_accuracy(
     if not len(true): raise ValueError('no tokens to compare')
     return float((pred == true).mean())
 
-# %% ../nbs/02_metrics.ipynb #c9945066
+# %% ../nbs/02_metrics.ipynb #c369883d
 def _tokens(seqs, vocab_size):
     "Non-empty int sequences, checked"
     seqs = [x for x in map(np.asarray, seqs) if x.size]
     if not seqs: raise ValueError('no tokens: a baseline needs at least one sequence that is not empty')
     for x in seqs:
         if x.ndim != 1 or x.dtype.kind not in 'iu' or x.min() < 0 or x.max() >= vocab_size:
-            raise ValueError(f'tokens must be (L,) integers from 0 to {vocab_size-1}; found shape {x.shape}, {x.dtype}, {x.min()} to {x.max()}')
+            raise ValueError(f'tokens must be (L,) integers from 0 to {vocab_size-1}; '
+                             f'found shape {x.shape}, {x.dtype}, {x.min()} to {x.max()}')
     return seqs
 
-# %% ../nbs/02_metrics.ipynb #6706d4f3
+# %% ../nbs/02_metrics.ipynb #58657e5c
 def most_common_accuracy(
     train:list, # Training sequences, each (L,) int
     held_out:list, # Held-out sequences, each (L,) int
@@ -177,7 +181,7 @@ def most_common_accuracy(
     train, held_out = (np.concatenate(_tokens(x, vocab_size)) for x in (train, held_out))
     return float((held_out == np.bincount(train, minlength=vocab_size).argmax()).mean())
 
-# %% ../nbs/02_metrics.ipynb #a926415e
+# %% ../nbs/02_metrics.ipynb #7b58df94
 def _frequencies(seqs, vocab_size, pseudo):
     "Smoothed frequency of each token, (V,)"
     counts = np.bincount(np.concatenate(seqs), minlength=vocab_size) + pseudo
@@ -193,21 +197,21 @@ def unigram_entropy(
     train, held_out = _tokens(train, vocab_size), _tokens(held_out, vocab_size)
     return float(-np.log(_frequencies(train, vocab_size, pseudo))[np.concatenate(held_out)].mean())
 
-# %% ../nbs/02_metrics.ipynb #e2ce3276
+# %% ../nbs/02_metrics.ipynb #5d48e216
 def _prior_strength(pairs, p):
     "The k that best predicts each training pair from all other pairs (leave one out); `pairs` (V,V), `p` (V,)"
     s, t = pairs.nonzero()
     n, others = pairs[s,t], pairs.sum(axis=1)[s] - 1
     return max(2.**np.arange(-4, 21), key=lambda k: (n*np.log((n-1 + k*p[t])/(others+k))).sum())
 
-# %% ../nbs/02_metrics.ipynb #b5c415e8
+# %% ../nbs/02_metrics.ipynb #5bec23f3
 def bigram_entropy(
     train:list, # Training sequences, each (L,) int
     held_out:list, # Held-out sequences, each (L,) int
     vocab_size:int, # Tokens are 0 to vocab_size-1
     pseudo:float=1., # Of the unigram that is mixed in
 ) -> float: # Nats a token
-    "Cross-entropy of held-out tokens given the token before, mixed with the unigram; the first token of each has the unigram"
+    "Cross-entropy of held-out tokens given the one before, mixed with the unigram; first tokens have the unigram alone"
     train, held_out = _tokens(train, vocab_size), _tokens(held_out, vocab_size)
     p = _frequencies(train, vocab_size, pseudo)
     s, t = (np.concatenate(x) for x in zip(*[(x[:-1], x[1:]) for x in train]))

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['encode_3di', 'Chain', 'read_structure', 'ca_pdb', 'write_pdb', 'write_mmcif']
 
-# %% ../nbs/01_structure.ipynb #94bea5c0
+# %% ../nbs/01_structure.ipynb #0228c0c3
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 import gemmi, mini3di
 import numpy as np
 
-# %% ../nbs/01_structure.ipynb #920a5165
+# %% ../nbs/01_structure.ipynb #02e02483
 @cache
 def _encoder(): return mini3di.Encoder()
 
@@ -22,14 +22,15 @@ def encode_3di(
     c:np.ndarray, # C coordinates, (L,3), angstrom, NaN where missing
     cb:np.ndarray=None, # C-beta coordinates, (L,3), angstrom, NaN where missing; None: all are missing
 ) -> str: # L letters of ACDEFGHIKLMNPQRSTVWY
-    "Foldseek's 3Di letters of a backbone; D stands for every residue that can't have a letter (van Kempen et al., 2024)"
+    "Foldseek's 3Di letters of a backbone, D for residues that can't have one (van Kempen et al., 2024)"
     ca, n, c = (np.asarray(x, dtype=np.float64) for x in (ca, n, c))
     cb = np.full_like(ca, np.nan) if cb is None else np.asarray(cb, dtype=np.float64)
     if ca.ndim != 2 or not len(ca) or {x.shape for x in (ca, n, c, cb)} != {(len(ca), 3)}:
-        raise ValueError(f'expected coordinates (L,3) of one length, got CA {ca.shape}, N {n.shape}, C {c.shape}, CB {cb.shape}')
+        raise ValueError(f'expected coordinates (L,3) of one length, '
+                         f'got CA {ca.shape}, N {n.shape}, C {c.shape}, CB {cb.shape}')
     with np.errstate(invalid='ignore'): return _encoder().build_sequence(_encoder().encode_atoms(ca, cb, n, c))
 
-# %% ../nbs/01_structure.ipynb #203b0cfb
+# %% ../nbs/01_structure.ipynb #32d7b0ad
 @dataclass(eq=False)
 class Chain:
     "One protein chain of a structure file, with the residues that Foldseek keeps"
@@ -42,9 +43,9 @@ class Chain:
     def __len__(self): return len(self.aa)
     def __repr__(self): return f'Chain({self.header!r}, {len(self)} residues)'
 
-# %% ../nbs/01_structure.ipynb #cc12d772
-_letters = dict(SEC='C', KYN='W', MGN='Q', GPL='K', B3A='A', B3D='D', B3K='K', B3Y='Y', BAL='A', DBZ='A', HSK='H', HY3='P', HZP='P')
-_letters['4BF'] = 'Y'
+# %% ../nbs/01_structure.ipynb #8a7090ca
+_letters = {'SEC': 'C', 'KYN': 'W', 'MGN': 'Q', 'GPL': 'K', 'B3A': 'A', 'B3D': 'D', 'B3K': 'K', 'B3Y': 'Y', 'BAL': 'A',
+            'DBZ': 'A', 'HSK': 'H', 'HY3': 'P', 'HZP': 'P', '4BF': 'Y'}
 
 def _letter(name):
     "One-letter code of a residue name, as Foldseek has it"
@@ -52,7 +53,7 @@ def _letter(name):
     info = gemmi.find_tabulated_residue(name)
     return info.one_letter_code.upper() if info.is_amino_acid() and info.one_letter_code.isalpha() else 'X'
 
-# %% ../nbs/01_structure.ipynb #bc481fed
+# %% ../nbs/01_structure.ipynb #ced6b9bf
 def _residues(chain):
     "Letters (L) and N, CA, C, CB coordinates (L,4,3), NaN where missing, of the residues that Foldseek keeps"
     aa, xyz = [], []
@@ -64,7 +65,7 @@ def _residues(chain):
         xyz.append([atoms.get(name, [np.nan]*3) for name in ('N', 'CA', 'C', 'CB')])
     return ''.join(aa), np.array(xyz).reshape(-1, 4, 3)
 
-# %% ../nbs/01_structure.ipynb #0de23a4b
+# %% ../nbs/01_structure.ipynb #1ec2eefe
 def _open(path):
     "A gemmi structure and its title, or an error that names the file"
     path = Path(path)
@@ -75,7 +76,7 @@ def _open(path):
     except (RuntimeError, ValueError, OSError) as e:
         raise ValueError(f'{path}: not readable as PDB or mmCIF, perhaps cut off or of another format ({e})') from e
 
-# %% ../nbs/01_structure.ipynb #74589993
+# %% ../nbs/01_structure.ipynb #669dc19f
 def read_structure(
     path:str|Path, # PDB or mmCIF file, may be gzipped; the content tells which
 ) -> list[Chain]: # In the order of the file, of all models
@@ -95,16 +96,18 @@ def read_structure(
     if not chains: raise ValueError(f'{path}: no residue has a C-alpha atom, so there is no protein in it')
     return chains
 
-# %% ../nbs/01_structure.ipynb #2bc14977
+# %% ../nbs/01_structure.ipynb #27f5227e
 def _to_gemmi(ca, aa, bfactor, chain):
     "A gemmi structure of one chain of C-alpha atoms"
     ca = np.asarray(ca, dtype=np.float64)
-    if ca.ndim != 2 or ca.shape[1] != 3 or not len(ca): raise ValueError(f'expected C-alpha coordinates (L,3), got shape {ca.shape}')
+    if ca.ndim != 2 or ca.shape[1] != 3 or not len(ca):
+        raise ValueError(f'expected C-alpha coordinates (L,3), got shape {ca.shape}')
     aa = 'X'*len(ca) if aa is None else aa
     bfactor = np.zeros(len(ca)) if bfactor is None else np.asarray(bfactor, dtype=np.float64)
     if len(aa) != len(ca) or bfactor.shape != (len(ca),):
         raise ValueError(f'{len(ca)} residues, but {len(aa)} letters and B-factors of shape {bfactor.shape}')
-    if not (np.isfinite(ca).all() and np.isfinite(bfactor).all()): raise ValueError('coordinates or B-factors are not finite')
+    if not (np.isfinite(ca).all() and np.isfinite(bfactor).all()):
+        raise ValueError('coordinates or B-factors are not finite')
     st, model, out = gemmi.Structure(), gemmi.Model(1), gemmi.Chain(chain)
     for i,(pos,letter,b) in enumerate(zip(ca, aa, bfactor)):
         res, atom = gemmi.Residue(), gemmi.Atom()
@@ -118,7 +121,7 @@ def _to_gemmi(ca, aa, bfactor, chain):
     st.setup_entities()
     return st
 
-# %% ../nbs/01_structure.ipynb #6dd690e5
+# %% ../nbs/01_structure.ipynb #eb45014e
 def ca_pdb(
     ca:np.ndarray, # C-alpha coordinates, (L,3), angstrom
     aa:str=None, # Residues, L letters; None writes UNK
@@ -129,11 +132,11 @@ def ca_pdb(
     st = _to_gemmi(ca, aa, bfactor, chain)
     ca = np.asarray(ca)
     if len(ca) > 9999 or ca.min() < -999.999 or ca.max() > 9999.999 or len(chain) != 1:
-        raise ValueError(f'does not fit into the PDB format: {len(ca)} residues, coordinates from {ca.min():.1f} to {ca.max():.1f}, '
-                         f'chain {chain!r}; write_mmcif has no such limits')
+        raise ValueError(f'does not fit into the PDB format: {len(ca)} residues, coordinates from {ca.min():.1f} '
+                         f'to {ca.max():.1f}, chain {chain!r}; write_mmcif has no such limits')
     return st.make_pdb_string(gemmi.PdbWriteOptions(minimal=True, cryst1_record=False))
 
-# %% ../nbs/01_structure.ipynb #cbadf75a
+# %% ../nbs/01_structure.ipynb #f49b1110
 def write_pdb(
     path:str|Path, # File to write
     ca:np.ndarray, # C-alpha coordinates, (L,3), angstrom
@@ -143,7 +146,7 @@ def write_pdb(
     "Write a C-alpha trace as a PDB file"
     Path(path).write_text(ca_pdb(ca, aa, bfactor))
 
-# %% ../nbs/01_structure.ipynb #9f8bd1b0
+# %% ../nbs/01_structure.ipynb #d1c1df11
 def write_mmcif(
     path:str|Path, # File to write
     ca:np.ndarray, # C-alpha coordinates, (L,3), angstrom

@@ -6,7 +6,7 @@
 __all__ = ['mini_config', 'fresh_model', 'training_batches', 'flow_loss', 'measure', 'TokenizerTraining', 'train', 'finish',
            'main']
 
-# %% ../nbs/15_train_tokenizer.ipynb #d3622446
+# %% ../nbs/15_train_tokenizer.ipynb #25970dd2
 import argparse, copy, json, math, os, sys, time
 from pathlib import Path
 import numpy as np, torch
@@ -17,7 +17,7 @@ from .foldseek_db import PairedFoldseekDB
 from .kanzi_model import KanziConfig, KanziModel, centre, save_kanzi
 from .kanzi_tokenizer import KanziTokenizer, canonical_pose, reconstruction_rmsd, rotation_agreement
 
-# %% ../nbs/15_train_tokenizer.ipynb #98037f5c
+# %% ../nbs/15_train_tokenizer.ipynb #8a8f2792
 def mini_config(
     width:int=128, # channels of encoder and decoder
 )->KanziConfig:
@@ -38,7 +38,7 @@ def fresh_model(
             gate1.fill_(1); gate2.fill_(1)
     return model
 
-# %% ../nbs/15_train_tokenizer.ipynb #9d31de77
+# %% ../nbs/15_train_tokenizer.ipynb #c4e242f7
 def training_batches(
     cas:list, # proteins, C-alpha coordinates, angstrom, each (L,3), L of at least 40
     rng:np.random.Generator, # source of chance
@@ -59,7 +59,7 @@ def training_batches(
             starts = [rng.integers(0, len(cas[k])-L+1) for k in ks]
             yield torch.tensor(np.stack([canonical_pose(cas[k][s:s+L]) for k,s in zip(ks, starts)]))/10
 
-# %% ../nbs/15_train_tokenizer.ipynb #d75aa92d
+# %% ../nbs/15_train_tokenizer.ipynb #759f4395
 def flow_loss(
     model:KanziModel, # in training mode
     x1:Tensor, # proteins, nanometres, (B,L,3)
@@ -75,7 +75,7 @@ def flow_loss(
     xt = t[:,None,None]*x1+(1-t)[:,None,None]*x0
     return (model.velocity(xt, t, model.encode(x1)[1])-(x1-x0)).square().mean()
 
-# %% ../nbs/15_train_tokenizer.ipynb #b9dbf542
+# %% ../nbs/15_train_tokenizer.ipynb #80e46e0a
 def measure(
     model:KanziModel, # to be judged
     cas:list, # held-out proteins, angstrom, each (L,3)
@@ -108,7 +108,7 @@ class TokenizerTraining:
         self.step += 1; self.residues += x.shape[0]*x.shape[1]
         return loss.item()
 
-# %% ../nbs/15_train_tokenizer.ipynb #304668ba
+# %% ../nbs/15_train_tokenizer.ipynb #f59712ee
 _STATE = ('model', 'ema', 'opt'), ('step', 'residues', 'seconds', 'log')
 
 def _save_state(run:TokenizerTraining, path:Path):
@@ -122,7 +122,7 @@ def _load_state(run:TokenizerTraining, path:Path):
     for k in _STATE[0]: getattr(run, k).load_state_dict(state[k])
     for k in _STATE[1]: setattr(run, k, state[k])
 
-# %% ../nbs/15_train_tokenizer.ipynb #db06e5ee
+# %% ../nbs/15_train_tokenizer.ipynb #e7617019
 def _held_out(db:PairedFoldseekDB, clusters:str|None, fraction:float)->tuple[list,list]:
     "Proteins to train on, and proteins of 40-256 residues of held-out clusters, as C-alpha coordinates"
     ids = db.keys if clusters is None else read_clusters(clusters, db.keys)
@@ -164,29 +164,30 @@ def train(
             tqdm.write(json.dumps(run.log[-1])); Path(f'{output}.jsonl').write_text(''.join(json.dumps(l)+'\n' for l in run.log))
             _save_state(run, state); losses, due = [], run.seconds+60*eval_minutes
     bar.close(); _save_state(run, state)
-    finish(run, output, test_cas, dict(db=Path(db_path).name, proteins=len(train_cas), val_fraction=val_fraction))
+    finish(run, output, test_cas, dict(database=Path(db_path).name, clusters=clusters and Path(clusters).name, proteins=len(train_cas), val_fraction=val_fraction, minutes=minutes,
+        learning_rate=learning_rate, residues=residues, width=width, seed=seed, threads=torch.get_num_threads(), torch=torch.__version__))
     return run
 
-# %% ../nbs/15_train_tokenizer.ipynb #7c49047e
+# %% ../nbs/15_train_tokenizer.ipynb #7c125a77
 def finish(
     run:TokenizerTraining, # a trained run
     output:str|Path, # .safetensors to write
     test_cas:list, # held-out proteins, C-alpha coordinates, angstrom, each (L,3)
-    data:dict, # what it was trained on, for the card
+    about:dict, # data and settings of the run, for the card
 )->dict: # the card
     "Choose the decode setting, measure, save"
     ema = copy.deepcopy(run.ema).half().float().eval()
     by_calls = {n:float(np.median(measure(ema, test_cas[::2], n)['rmsd'])) for n in (1, 2, 4, 8)}
     n_steps = min(by_calls, key=by_calls.get)
     m = measure(ema, test_cas[1::2], n_steps)
-    card = dict(data=data, parameters=sum(p.numel() for p in ema.parameters()), minutes=round(run.seconds/60, 1), steps=run.step, residues_seen=run.residues, held_out_proteins=len(m['rmsd']),
+    card = dict(training=about, parameters=sum(p.numel() for p in ema.parameters()), minutes=round(run.seconds/60, 1), steps=run.step, residues_seen=run.residues, held_out_proteins=len(m['rmsd']),
                 rmsd_median=round(float(np.median(m['rmsd'])), 3), rmsd_p90=round(float(np.percentile(m['rmsd'], 90)), 3), rmsd_by_network_calls={k:round(v, 3) for k,v in by_calls.items()},
                 rotation_agreement=round(m['rotation_agreement'], 5), codes_used=m['codes_used'], perplexity=round(m['perplexity'], 1))
     save_kanzi(ema, output, dtype=torch.float16, tokenizer=dict(decode=dict(sampler='flow', n_steps=n_steps), max_length=256), card=card)
     print(json.dumps(card, indent=1))
     return card
 
-# %% ../nbs/15_train_tokenizer.ipynb #bfce0069
+# %% ../nbs/15_train_tokenizer.ipynb #408d6b5a
 def _parser()->argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog='ss_train_tokenizer', description='Train a small Kanzi-type tokenizer on a Foldseek database with coordinates.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument('--db-path', required=True, help='Foldseek database with _ca (name without ending)')
@@ -210,6 +211,6 @@ def main(argv=None)->int:
     except KeyboardInterrupt: print(f'\ninterrupted; the last checkpoint is {args.output}.state, go on with --resume', file=sys.stderr); return 130
     return 0
 
-# %% ../nbs/15_train_tokenizer.ipynb #ae4dbc1e
+# %% ../nbs/15_train_tokenizer.ipynb #5636e173
 #| eval: false
 if __name__=='__main__': sys.exit(main())

@@ -111,7 +111,8 @@ def test_bad_training_tokens_are_refused(f, train):
 
 
 def test_baselines_of_tiny_sets_are_finite():
-    for train, held_out in (([[0]], [[1]]), ([[0], []], [[1, 2]]), ([[0, 1]], [[3, 3, 3], [2]]), ([np.uint16([0, 65])], [np.uint16([65, 65])])):
+    for train, held_out in (([[0]], [[1]]), ([[0], []], [[1, 2]]), ([[0, 1]], [[3, 3, 3], [2]]),
+                            ([np.uint16([0, 65])], [np.uint16([65, 65])])):
         assert np.isfinite(unigram_entropy(train, held_out, vocab_size=66))
         assert np.isfinite(bigram_entropy(train, held_out, vocab_size=66))
     assert bigram_entropy([[0]], [[1]], vocab_size=4) == pytest.approx(unigram_entropy([[0]], [[1]], vocab_size=4))

@@ -66,7 +66,8 @@ def test_letters_outside_the_alphabet_are_unknown(tmp_path):
 
 @pytest.mark.parametrize('ca, aa, bfactor', [
     (np.zeros((0, 3)), None, None), (np.zeros((3, 2)), None, None), (np.full((3, 3), np.nan), None, None),
-    (np.eye(3), 'AA', None), (np.eye(3), 'AAA', [1, 2]), (np.eye(3), 'AAA', [1, 2, np.inf]), (np.eye(3)*-1000, 'AAA', None),
+    (np.eye(3), 'AA', None), (np.eye(3), 'AAA', [1, 2]), (np.eye(3), 'AAA', [1, 2, np.inf]),
+    (np.eye(3)*-1000, 'AAA', None),
     (np.zeros((10000, 3)), None, None),
 ])
 def test_bad_traces_are_refused(ca, aa, bfactor):
@@ -74,7 +75,8 @@ def test_bad_traces_are_refused(ca, aa, bfactor):
 
 
 @pytest.mark.parametrize('name, content', [
-    ('empty.pdb', b''), ('text.pdb', b'no structure\n'*20), ('cut.cif.gz', gzip.compress(b'data_x\n'*100)[:20]), ('plain.pdb.gz', b'not gzip'),
+    ('empty.pdb', b''), ('text.pdb', b'no structure\n'*20), ('plain.pdb.gz', b'not gzip'),
+    ('cut.cif.gz', gzip.compress(b'data_x\n'*100)[:20]),
     ('short.pdb', b'ATOM      1  CA  ALA A   1      11.0\n'), ('binary.cif', bytes(range(256))*4),
 ])
 def test_bad_files_are_named(tmp_path, name, content):
