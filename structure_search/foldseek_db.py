@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['AMINO_ACIDS', 'GENERIC', 'CA', 'PADDED', 'COMPRESSED', 'STATES', 'FoldseekFormatError', 'Index', 'read_index',
-           'read_dbtype', 'data_files', 'FoldseekDB', 'residues', 'decode_ca', 'encode_ca', 'FoldseekCaDB', 'Protein',
-           'name_of', 'PairedFoldseekDB', 'having', 'FoldseekDBWriter', 'write_db', 'demo_db']
+           'read_dbtype', 'data_files', 'FoldseekDB', 'decode_ca', 'encode_ca', 'FoldseekCaDB', 'Protein', 'name_of',
+           'read_lookup', 'PairedFoldseekDB', 'FoldseekDBWriter', 'write_db', 'demo_db']
 
-# %% ../nbs/00_foldseek_db.ipynb #f2a3615e
+# %% ../nbs/00_foldseek_db.ipynb #9d7bdfcd
 import os, shutil, tempfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +15,9 @@ from importlib.resources import files
 from pathlib import Path
 import numpy as np
 import zstandard
+from fastcore.basics import patch
 
-# %% ../nbs/00_foldseek_db.ipynb #8a4ffd6d
+# %% ../nbs/00_foldseek_db.ipynb #8410470a
 class FoldseekFormatError(ValueError):
     "A file is not what the Foldseek format says; the message names the file, the entry or line, and the mend"
 
@@ -34,7 +35,7 @@ class Index:
         i = int(np.searchsorted(self.keys, key)) if 0<=key<=0xFFFFFFFF else len(self)
         return i if i<len(self) and self.keys[i]==key else -1
 
-# %% ../nbs/00_foldseek_db.ipynb #9b0622c0
+# %% ../nbs/00_foldseek_db.ipynb #d1debeb0
 def read_index(
     path:str|Path, # an .index file
 )->Index: # sorted by key
@@ -52,7 +53,7 @@ def read_index(
     if len(keys) and (twice := keys[1:]==keys[:-1]).any(): raise FoldseekFormatError(f'{path}: key {keys[1:][twice][0]} stands in it twice')
     return Index(keys, cols[order,1], cols[order,2])
 
-# %% ../nbs/00_foldseek_db.ipynb #034c5fd1
+# %% ../nbs/00_foldseek_db.ipynb #5ae4190e
 AMINO_ACIDS, GENERIC, CA = 0, 12, 101   # type numbers (Foldseek: Parameters.h, LocalParameters.h)
 PADDED, COMPRESSED = 1<<19, 1<<31       # flags
 
@@ -65,7 +66,7 @@ def read_dbtype(
     if len(raw)!=4: raise FoldseekFormatError(f'{path}: {len(raw)} bytes, not 4; was the copy complete?')
     return int.from_bytes(raw, 'little')
 
-# %% ../nbs/00_foldseek_db.ipynb #1d88b76b
+# %% ../nbs/00_foldseek_db.ipynb #c4dba38d
 def data_files(
     path:Path, # the database's name without ending
 )->list[Path]: # its data files in order
@@ -84,7 +85,7 @@ def _open_part(path:Path)->np.ndarray:
     "A data file as read-only bytes, mapped and not read"
     return np.memmap(path, np.uint8, 'r') if path.stat().st_size else np.zeros(0, np.uint8)
 
-# %% ../nbs/00_foldseek_db.ipynb #1dbb5411
+# %% ../nbs/00_foldseek_db.ipynb #01bdbf6d
 class FoldseekDB:
     "Text entries of one database (sequences, 3Di, headers), by key"
     def __init__(self,
@@ -97,25 +98,34 @@ class FoldseekDB:
         self.starts = np.cumsum([0]+[len(p) for p in self.parts])   # where each part begins in the joined data
 
     @property
-    def keys(self)->np.ndarray: return self.index.keys
+    def keys(self)->np.ndarray: # (N,) uint32, ascending
+        "Keys of all entries"
+        return self.index.keys
     @property
-    def compressed(self)->bool: return bool(self.dbtype&COMPRESSED)
+    def compressed(self)->bool:
+        "Are entries compressed with zstd?"
+        return bool(self.dbtype&COMPRESSED)
     @property
-    def padded(self)->bool: return bool(self.dbtype&PADDED)
+    def padded(self)->bool:
+        "Is this a padded database, made for GPUs?"
+        return bool(self.dbtype&PADDED)
     def __len__(self): return len(self.index)
     def __contains__(self, key:int)->bool: return self.index.row(key)>=0
     def __repr__(self): return f'{type(self).__name__}({str(self.path)!r}, {len(self):,} entries)'
 
-    def _bytes(self, offset:int, n:int, key:int)->bytes:
-        "`n` bytes at an offset of the joined data"
-        part = int(np.searchsorted(self.starts, offset, 'right'))-1
-        begin = offset-int(self.starts[part])
-        if part>=len(self.parts) or begin+n>len(self.parts[part]):
-            raise FoldseekFormatError(f'{self.path}: the index puts key {key} at bytes {offset:,}-{offset+n:,}, but the data ends at {int(self.starts[-1]):,}. '
-                                      'Is the file truncated (an incomplete download), or do index and data not belong together?')
-        return self.parts[part][begin:begin+n].tobytes()
+# %% ../nbs/00_foldseek_db.ipynb #1a152917
+@patch
+def _bytes(self:FoldseekDB, offset:int, n:int, key:int)->bytes:
+    "`n` bytes at an offset of the joined data"
+    part = int(np.searchsorted(self.starts, offset, 'right'))-1
+    begin = offset-int(self.starts[part])
+    if part>=len(self.parts) or begin+n>len(self.parts[part]):
+        raise FoldseekFormatError(f'{self.path}: the index puts key {key} at bytes {offset:,}-{offset+n:,}, but the data ends at {int(self.starts[-1]):,}. '
+                                  'Is the file truncated (an incomplete download), or do index and data not belong together?')
+    return self.parts[part][begin:begin+n].tobytes()
 
-# %% ../nbs/00_foldseek_db.ipynb #486f1bcf
+# %% ../nbs/00_foldseek_db.ipynb #49be158d
+@patch
 def _decompress(self:FoldseekDB, offset:int, size:int, key:int)->bytes:
     "A compressed entry of `size` bytes uncompressed (without its NUL), never more"
     n = int.from_bytes(self._bytes(offset, 4, key), 'little')
@@ -128,6 +138,8 @@ def _decompress(self:FoldseekDB, offset:int, size:int, key:int)->bytes:
     if len(out)!=size: raise FoldseekFormatError(f'{self.path}: key {key} decompresses to {"more than " if len(out)>size else ""}{min(len(out),size)} bytes, its index says {size}')
     return out
 
+# %% ../nbs/00_foldseek_db.ipynb #698809dc
+@patch
 def _payload(self:FoldseekDB, key:int)->bytes:
     "Bytes of an entry without its final NUL"
     row = self.index.row(key)
@@ -136,13 +148,12 @@ def _payload(self:FoldseekDB, key:int)->bytes:
     if self.padded: size = max(size-1, 0)   # padded entries have neither line end nor NUL on disk
     return self._decompress(offset, size, key) if self.compressed else self._bytes(offset, size, key)
 
-FoldseekDB._decompress, FoldseekDB._payload = _decompress, _payload
-
-# %% ../nbs/00_foldseek_db.ipynb #a64f5114
+# %% ../nbs/00_foldseek_db.ipynb #7a289bea
 STATES = b'ACDEFGHIKLMNPQRSTVWYX'   # 3Di states in the order of their numbers; number 20 is unknown
 _PADDED = np.full(256, 0, np.uint8)
 _PADDED[:21] = _PADDED[32:53] = np.frombuffer(STATES, np.uint8)
 
+@patch
 def _text(self:FoldseekDB, key:int)->str:
     "An entry as text, case as stored"
     raw = self._payload(key)
@@ -153,20 +164,20 @@ def _text(self:FoldseekDB, key:int)->str:
     if raw[-1:]!=b'\n': raise FoldseekFormatError(f'{self.path}: the entry of key {key} does not end where its index line says; do index and data belong together?')
     return raw[:-1].decode('utf-8', 'replace')
 
-FoldseekDB._text = _text
-
-# %% ../nbs/00_foldseek_db.ipynb #ee34401f
-def __getitem__(self:FoldseekDB, key:int)->str:
-    "Sequence or 3Di letters of a protein, upper case; raises KeyError"
+# %% ../nbs/00_foldseek_db.ipynb #1ea9864c
+@patch
+def __getitem__(self:FoldseekDB,
+    key:int, # key of the protein
+)->str: # upper case
+    "Sequence or 3Di letters of a protein; raises KeyError"
     return self._text(int(key)).upper()
 
+@patch
 def residues(self:FoldseekDB)->np.ndarray: # (N,) int64, in the order of `keys`
     "Lengths of all sequences, from the index alone"
     return np.maximum(self.index.lengths.astype(np.int64)-2, 0)
 
-FoldseekDB.__getitem__, FoldseekDB.residues = __getitem__, residues
-
-# %% ../nbs/00_foldseek_db.ipynb #e3e2abd4
+# %% ../nbs/00_foldseek_db.ipynb #c5e2e96c
 def decode_ca(
     raw:bytes, # an entry of `_ca` without its final NUL
 )->np.ndarray: # C-alpha coordinates, angstrom, float32 (L,3)
@@ -182,7 +193,7 @@ def decode_ca(
     steps[:,1:] = axes[:,4:].copy().view('<i2')
     return (steps.cumsum(1, dtype=np.int32)/np.float32(1000)).astype(np.float32).T.copy()
 
-# %% ../nbs/00_foldseek_db.ipynb #2ffd5a57
+# %% ../nbs/00_foldseek_db.ipynb #43363e42
 def encode_ca(
     ca:np.ndarray, # C-alpha coordinates, angstrom, (L,3)
 )->bytes: # an entry of `_ca` without its final NUL
@@ -194,10 +205,10 @@ def encode_ca(
     axes = [milli[:1,k].astype('<i4').tobytes()+np.diff(milli[:,k]).astype('<i2').tobytes() for k in range(3)]
     return b''.join(axes)+b'\0'
 
-# %% ../nbs/00_foldseek_db.ipynb #ae509b17
+# %% ../nbs/00_foldseek_db.ipynb #7f5bc7fa
 class FoldseekCaDB(FoldseekDB):
     "C-alpha coordinates of one database, by key"
-    def __init__(self, 
+    def __init__(self,
         path:str|Path, # name without ending, such as data/foldseek/afdb50/afdb50_ca
     ):
         super().__init__(path)
@@ -215,7 +226,7 @@ class FoldseekCaDB(FoldseekDB):
         n = self.index.lengths.astype(np.int64)-1
         return np.where(n%12==0, n//12, (n-7)//6)
 
-# %% ../nbs/00_foldseek_db.ipynb #ec416271
+# %% ../nbs/00_foldseek_db.ipynb #68a6feb8
 @dataclass
 class Protein:
     "One chain of a database"
@@ -229,13 +240,30 @@ class Protein:
     def __len__(self): return len(self.aa)
     def __repr__(self): return f'Protein({self.key}, {self.name!r}, {len(self)} residues{"" if self.ss is None else ", 3Di"}{"" if self.ca is None else ", C-alpha"})'
 
-def name_of(header:str)->str:
-    "A protein's name: first word of its header, without a UniProt-like prefix (`sp|P69905|HBA_HUMAN` -> `P69905`)"
+# %% ../nbs/00_foldseek_db.ipynb #3ace5b3a
+def name_of(
+    header:str, # the whole header
+)->str: # first word, without a UniProt-like prefix (`sp|P69905|HBA_HUMAN` -> `P69905`)
+    "A protein's name, as in `.lookup`"
     word = header.split(None, 1)[0] if header.strip() else ''
     parts = word.split('|')
     return parts[1] if len(parts)>2 and parts[0] in ('sp','tr','cl','lcl','gi','pdb','ref','gb','emb','dbj') else word
 
-# %% ../nbs/00_foldseek_db.ipynb #0398bd1e
+# %% ../nbs/00_foldseek_db.ipynb #1fb46c63
+def read_lookup(
+    path:str|Path, # a .lookup file
+)->dict[int,str]: # name of each key; empty if there is no such file
+    "Read the names of all proteins; raises `FoldseekFormatError` for bad lines"
+    path, names = Path(path), {}
+    if not path.exists(): return names
+    with open(path, encoding='utf-8', errors='replace') as f:
+        for n,line in enumerate(f, 1):
+            cols = line.split('\t')
+            if len(cols)<2 or not cols[0].isdigit(): raise FoldseekFormatError(f'{path}, line {n}: not "key<tab>name<tab>file number"')
+            names[int(cols[0])] = cols[1].strip()
+    return names
+
+# %% ../nbs/00_foldseek_db.ipynb #e0d0b955
 def _is_there(path:str)->bool: return os.path.lexists(f'{path}.index')
 
 class PairedFoldseekDB:
@@ -256,25 +284,23 @@ class PairedFoldseekDB:
     def keys(self)->np.ndarray: # (N,) uint32, ascending
         "Keys of the sequences"
         return self.aa.keys
+    @cached_property
+    def names(self)->dict[int,str]:
+        "Name of each key, from .lookup (read once, and only when names are not in headers)"
+        return read_lookup(f'{self.path}.lookup')
     def __len__(self): return len(self.aa)
     def __contains__(self, key:int)->bool: return key in self.aa
     def __iter__(self): return (self[int(k)] for k in self.keys)
-    def residues(self)->np.ndarray: return self.aa.residues()
+    def residues(self)->np.ndarray: # (N,) int64, in the order of `keys`
+        "Lengths of all sequences, from the index alone"
+        return self.aa.residues()
     def __repr__(self): return f'PairedFoldseekDB({str(self.path)!r}, {len(self):,} proteins{"" if self.ss is None else ", 3Di"}{"" if self.ca is None else ", C-alpha"})'
 
-# %% ../nbs/00_foldseek_db.ipynb #3cf49558
-def _lookup(self:PairedFoldseekDB)->dict[int,str]:
-    "Key -> name from .lookup (read once, only when names are not in headers)"
-    path, names = Path(f'{self.path}.lookup'), {}
-    if not path.exists(): return names
-    with open(path, encoding='utf-8', errors='replace') as f:
-        for n,line in enumerate(f, 1):
-            cols = line.split('\t')
-            if len(cols)<2 or not cols[0].isdigit(): raise FoldseekFormatError(f'{path}, line {n}: not "key<tab>name<tab>file number"')
-            names[int(cols[0])] = cols[1].strip()
-    return names
-
-def _get(self:PairedFoldseekDB, key:int)->Protein:
+# %% ../nbs/00_foldseek_db.ipynb #266f4481
+@patch
+def __getitem__(self:PairedFoldseekDB,
+    key:int, # key of the protein
+)->Protein:
     "The protein of a key; raises KeyError, or `FoldseekFormatError` when its parts don't fit together"
     key = int(key)
     aa = self.aa[key]
@@ -285,11 +311,8 @@ def _get(self:PairedFoldseekDB, key:int)->Protein:
     header = self.h._text(key) if self.h is not None and key in self.h else self.names.get(key, str(key))
     return Protein(key, name_of(header), header, aa, ss, ca)
 
-PairedFoldseekDB.names = cached_property(_lookup)
-PairedFoldseekDB.names.__set_name__(PairedFoldseekDB, 'names')
-PairedFoldseekDB.__getitem__ = _get
-
-# %% ../nbs/00_foldseek_db.ipynb #9a744754
+# %% ../nbs/00_foldseek_db.ipynb #a18dede9
+@patch
 def having(self:PairedFoldseekDB,
     part:str, # 'ss' or 'ca'
 )->np.ndarray: # bool (N,), in the order of `keys`
@@ -298,9 +321,7 @@ def having(self:PairedFoldseekDB,
     if db is None: raise FileNotFoundError(f'{self.path}_{part} is not there: this database has no {"3Di letters" if part=="ss" else "C-alpha coordinates"}')
     return np.isin(self.keys, db.keys, assume_unique=True)
 
-PairedFoldseekDB.having = having
-
-# %% ../nbs/00_foldseek_db.ipynb #0dba3d3a
+# %% ../nbs/00_foldseek_db.ipynb #d5c0a687
 class FoldseekDBWriter:
     "Write proteins one by one; use as a context manager. All must have the same parts (3Di, coordinates), as Foldseek demands"
     def __init__(self,
@@ -314,31 +335,35 @@ class FoldseekDBWriter:
         self.files, self.rows, self.lookup = {}, {}, []
         return self
 
-    def _put(self, ending:str, key:int, payload:bytes):
-        "Append an entry to one of the databases"
-        if ending not in self.files: self.files[ending] = open(self.tmp/f'db{ending}', 'wb')
-        f = self.files[ending]
-        self.rows.setdefault(ending, []).append((key, f.tell(), len(payload)+1))
-        f.write(payload+b'\0')
+# %% ../nbs/00_foldseek_db.ipynb #84897f91
+@patch
+def _put(self:FoldseekDBWriter, ending:str, key:int, payload:bytes):
+    "Append an entry to one of the databases"
+    if ending not in self.files: self.files[ending] = open(self.tmp/f'db{ending}', 'wb')
+    f = self.files[ending]
+    self.rows.setdefault(ending, []).append((key, f.tell(), len(payload)+1))
+    f.write(payload+b'\0')
 
-    def write(self, 
-        p:Protein, # its key must be new; `ss` and `ca` are there for all proteins or for none
-    ):
-        "Add a protein"
-        has = p.ss is not None, p.ca is not None
-        if self.has is None: self.has = has
-        if has!=self.has: raise ValueError(f'{self.path}: protein {p.key} ({p.name}) has {"" if has[0] else "no "}3Di and {"" if has[1] else "no "}coordinates, unlike those before it')
-        if p.key in self.keys or not 0<=p.key<=0xFFFFFFFF: raise ValueError(f'{self.path}: key {p.key} ({p.name}) is already there or no 32-bit number')
-        for x in (p.ss, p.ca):
-            if x is not None and len(x)!=len(p.aa): raise ValueError(f'{self.path}: protein {p.key} ({p.name}) has {len(p.aa)} residues but {len(x)} 3Di letters or coordinates')
-        header = p.header.replace('\n', ' ') or p.name
-        self._put('', p.key, p.aa.encode()+b'\n')
-        if has[0]: self._put('_ss', p.key, p.ss.encode()+b'\n')
-        if has[1]: self._put('_ca', p.key, encode_ca(p.ca))
-        self._put('_h', p.key, header.encode()+b'\n')
-        self.keys.add(p.key); self.lookup.append((p.key, p.name)); self.n += 1
+@patch
+def write(self:FoldseekDBWriter,
+    p:Protein, # its key must be new; `ss` and `ca` are there for all proteins or for none
+):
+    "Add a protein"
+    has = p.ss is not None, p.ca is not None
+    if self.has is None: self.has = has
+    if has!=self.has: raise ValueError(f'{self.path}: protein {p.key} ({p.name}) has {"" if has[0] else "no "}3Di and {"" if has[1] else "no "}coordinates, unlike those before it')
+    if p.key in self.keys or not 0<=p.key<=0xFFFFFFFF: raise ValueError(f'{self.path}: key {p.key} ({p.name}) is already there or no 32-bit number')
+    for x in (p.ss, p.ca):
+        if x is not None and len(x)!=len(p.aa): raise ValueError(f'{self.path}: protein {p.key} ({p.name}) has {len(p.aa)} residues but {len(x)} 3Di letters or coordinates')
+    header = p.header.replace('\n', ' ') or p.name
+    self._put('', p.key, p.aa.encode()+b'\n')
+    if has[0]: self._put('_ss', p.key, p.ss.encode()+b'\n')
+    if has[1]: self._put('_ca', p.key, encode_ca(p.ca))
+    self._put('_h', p.key, header.encode()+b'\n')
+    self.keys.add(p.key); self.lookup.append((p.key, p.name)); self.n += 1
 
-# %% ../nbs/00_foldseek_db.ipynb #f6b5dfbe
+# %% ../nbs/00_foldseek_db.ipynb #1dc273fe
+@patch
 def _finish(self:FoldseekDBWriter):
     "Write indexes, types, names; then move everything to its place"
     if not self.n: raise ValueError(f'{self.path}: no protein was written; an empty database helps nobody')
@@ -351,16 +376,16 @@ def _finish(self:FoldseekDBWriter):
     (self.tmp/'db.source').write_text(''.join(f'{i}\t{name}\n' for i,(k,name) in enumerate(self.lookup)), encoding='utf-8')
     for f in sorted(self.tmp.iterdir(), key=lambda f: f.name=='db.index'): os.replace(f, self.path.with_name(self.path.name+f.name[2:]))  # the index last: it makes the database
 
-def _exit(self:FoldseekDBWriter, kind, value, trace):
+@patch
+def __exit__(self:FoldseekDBWriter, kind, value, trace):
+    "Finish the database, or after an error leave nothing behind"
     try:
         if kind is None: self._finish()
     finally:
         for f in self.files.values(): f.close()
         shutil.rmtree(self.tmp)
 
-FoldseekDBWriter._finish, FoldseekDBWriter.__exit__ = _finish, _exit
-
-# %% ../nbs/00_foldseek_db.ipynb #da45bbda
+# %% ../nbs/00_foldseek_db.ipynb #261cd938
 def write_db(
     path:str|Path, # name of the database to make
     proteins, # `Protein`s, any iterable; their keys are kept
@@ -370,7 +395,7 @@ def write_db(
         for p in proteins: w.write(p)
     return PairedFoldseekDB(path)
 
-# %% ../nbs/00_foldseek_db.ipynb #c8c9971d
+# %% ../nbs/00_foldseek_db.ipynb #df4e2979
 def demo_db()->Path: # name to open it by; DEMO.clusters.tsv beside it gives each key's 30 % sequence-identity cluster
     "Path of the embedded database of experimental structures (PDB chains of 40-256 residues, CC0)"
     return Path(str(files('structure_search')/'assets'/'demo'/'demo'))

@@ -4,21 +4,22 @@
 
 # %% auto #0
 __all__ = ['KanziConfig', 'FSQ', 'Rotary', 'Attention', 'MLP', 'PairEmbedder', 'EncoderBlock', 'Encoder', 'TimeEmbedder',
-           'DecoderBlock', 'UpLayer', 'FinalLayer', 'VelocityNet', 'KanziModel', 'centre', 'encode', 'decode', 'flow',
-           'read_metadata', 'load_kanzi', 'save_kanzi']
+           'DecoderBlock', 'UpLayer', 'FinalLayer', 'VelocityNet', 'KanziModel', 'centre', 'read_metadata',
+           'load_kanzi', 'save_kanzi']
 
-# %% ../nbs/04_kanzi_model.ipynb #efb8a745
+# %% ../nbs/04_kanzi_model.ipynb #c8f2ef23
 import json, zipfile
 from dataclasses import asdict, dataclass, fields
 from math import log, prod, tan
 from pathlib import Path
 import pickle
 import torch, torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn, Tensor
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 
-# %% ../nbs/04_kanzi_model.ipynb #3156e92e
+# %% ../nbs/04_kanzi_model.ipynb #d8064ac0
 @dataclass
 class KanziConfig:
     "Shape of a Kanzi autoencoder; names as in the published checkpoint's `model_cfg`"
@@ -61,7 +62,7 @@ class KanziConfig:
         "From a `model_cfg`; names that we don't know (older training options) are left out"
         return cls(**{k:v for k,v in d.items() if k in {f.name for f in fields(cls)}})
 
-# %% ../nbs/04_kanzi_model.ipynb #52a4e8e1
+# %% ../nbs/04_kanzi_model.ipynb #711ab920
 class FSQ(nn.Module):
     "Finite scalar quantisation: channels -> digits -> channels (arXiv 2309.15505)"
     def __init__(self, levels:tuple, dim_in:int, dim_out:int):
@@ -91,7 +92,7 @@ class FSQ(nn.Module):
         digits = (idx[...,None].long()//self.basis)%self.levels
         return self.project_out((digits-self.levels//2)/(self.levels//2).to(self.project_out.weight.dtype))
 
-# %% ../nbs/04_kanzi_model.ipynb #bccde794
+# %% ../nbs/04_kanzi_model.ipynb #7118f8d6
 class Rotary(nn.Module):
     "Rotary position embedding in its half-split form (arXiv 2104.09864)"
     def __init__(self, dim:int):
@@ -108,7 +109,7 @@ class Rotary(nn.Module):
         half = lambda x: torch.cat((-x.chunk(2,-1)[1], x.chunk(2,-1)[0]), -1)
         return [(x*cos+half(x)*sin).to(x.dtype) for x in xs]
 
-# %% ../nbs/04_kanzi_model.ipynb #4f414110
+# %% ../nbs/04_kanzi_model.ipynb #c74ef70e
 def _rms(x:Tensor)->Tensor: return F.rms_norm(x, x.shape[-1:], eps=torch.finfo(torch.float32).eps)
 
 class Attention(nn.Module):
@@ -138,7 +139,7 @@ class MLP(nn.Module):
         self.fc1, self.fc2 = nn.Linear(dim, factor*dim), nn.Linear(factor*dim, dim)
     def forward(self, x:Tensor)->Tensor: return self.fc2(F.gelu(self.fc1(x)))
 
-# %% ../nbs/04_kanzi_model.ipynb #aadc6dc8
+# %% ../nbs/04_kanzi_model.ipynb #a51f495f
 class PairEmbedder(nn.Module):
     "Features of residue pairs from their squared distance and their offset along the chain"
     def __init__(self, dim:int):
@@ -167,7 +168,7 @@ class PairEmbedder(nn.Module):
         "Features of all pairs that there can be, (100,128,dim)"
         return self.features(torch.arange(100, device=self.bins.device)[:,None], torch.arange(128, device=self.bins.device)[None])
 
-# %% ../nbs/04_kanzi_model.ipynb #343e5c97
+# %% ../nbs/04_kanzi_model.ipynb #2a44eb54
 class EncoderBlock(nn.Module):
     "Pre-norm transformer block; its attention is biased by pair features if there are any"
     def __init__(self, dim:int, n_heads:int, mlp_factor:int, n_pair:int=-1):
@@ -200,7 +201,7 @@ class Encoder(nn.Module):
             s = block(s, i[None], (window if bias is None else window+bias)[:,None])
         return s
 
-# %% ../nbs/04_kanzi_model.ipynb #271d4b00
+# %% ../nbs/04_kanzi_model.ipynb #6ad19cb0
 class TimeEmbedder(nn.Module):
     "Time of the flow, 0 to 1 -> channels: sines and cosines, then an MLP"
     def __init__(self, dim:int):
@@ -225,7 +226,7 @@ class DecoderBlock(nn.Module):
         h = h+gate1*self.attn(_norm(h, 1e-5)*(1+scale1)+shift1, pos, bias)
         return h+gate2*self.mlp(_norm(h, 1e-5)*(1+scale2)+shift2)
 
-# %% ../nbs/04_kanzi_model.ipynb #65ba15c6
+# %% ../nbs/04_kanzi_model.ipynb #8dd1614b
 class UpLayer(nn.Module):
     "Coordinates -> channels"
     def __init__(self, dim:int):
@@ -273,7 +274,7 @@ class VelocityNet(nn.Module):
         for block in self.blocks: h = block(h, c, pos, bias)
         return self.final(h[:,:L], c)
 
-# %% ../nbs/04_kanzi_model.ipynb #3dee3cfd
+# %% ../nbs/04_kanzi_model.ipynb #c1d53085
 class _Prior(nn.Module):
     "The published checkpoint's language model of codes: carried, not used"
     def __init__(self, n_codes:int, dim:int=256, n_layers:int=3, n_heads:int=8):
@@ -308,7 +309,7 @@ class KanziModel(nn.Module):
         "Which way each residue of a noisy protein should move"
         return self.net(x, torch.as_tensor(t, dtype=x.dtype, device=x.device).reshape(-1), codes, mask)
 
-# %% ../nbs/04_kanzi_model.ipynb #557af9ea
+# %% ../nbs/04_kanzi_model.ipynb #c46771cb
 def centre(
     x:Tensor, # coordinates, any unit, (B,L,3)
     mask:Tensor|None=None, # True where there is a residue, (B,L)
@@ -318,7 +319,7 @@ def centre(
     m = mask[...,None].to(x.dtype)
     return (x-(x*m).sum(1, keepdim=True)/m.sum(1, keepdim=True))*m
 
-# %% ../nbs/04_kanzi_model.ipynb #de4ffd2c
+# %% ../nbs/04_kanzi_model.ipynb #c2b9ba50
 def _make_tables(self:KanziModel)->list[Tensor|None]:
     "One table of pair biases a layer, (100,128), or None"
     if self.cfg.n_channels_pair<=0: return [None]*self.cfg.n_layers_encoder
@@ -335,7 +336,8 @@ def _pair_tables(self:KanziModel)->list[Tensor|None]:
 
 KanziModel._make_tables, KanziModel._pair_tables = _make_tables, _pair_tables
 
-# %% ../nbs/04_kanzi_model.ipynb #b24c840a
+# %% ../nbs/04_kanzi_model.ipynb #c9a88fb4
+@patch
 def encode(self:KanziModel,
     x:Tensor, # C-alpha, nanometres, any position (they are centred here), float32 (B,L,3)
     mask:Tensor|None=None, # True where there is a residue, (B,L); None: all are
@@ -350,9 +352,9 @@ def encode(self:KanziModel,
     hidden = self.encoder(self.up(x), biases, mask)
     return hidden, *self.quantize(hidden)
 
-KanziModel.encode = encode
-
-# %% ../nbs/04_kanzi_model.ipynb #18f69833
+# %% ../nbs/04_kanzi_model.ipynb #b293a0d9
+@patch
+@torch.no_grad()
 def decode(self:KanziModel,
     idx:Tensor, # code numbers, int (B,L)
     n_steps:int=100, # steps, at least 2; fewer than 51 are unstable unless score_weight is 0
@@ -384,9 +386,9 @@ def decode(self:KanziModel,
             x, k = x+(v+g*score_weight*score)*dt+(2*g*noise_weight*dt).sqrt()*eps, k+1
     return x
 
-KanziModel.decode = torch.no_grad()(decode)
-
-# %% ../nbs/04_kanzi_model.ipynb #fe51c395
+# %% ../nbs/04_kanzi_model.ipynb #c442bc61
+@patch
+@torch.no_grad()
 def flow(self:KanziModel,
     idx:Tensor, # code numbers, int (B,L)
     n_steps:int=1, # network calls
@@ -400,9 +402,7 @@ def flow(self:KanziModel,
         x = x+centre(self.net(x, x.new_tensor([k/n_steps]), z, mask), mask)/n_steps
     return x
 
-KanziModel.flow = torch.no_grad()(flow)
-
-# %% ../nbs/04_kanzi_model.ipynb #efe70d75
+# %% ../nbs/04_kanzi_model.ipynb #7c1df565
 def _load_pt(path:Path)->tuple[dict,dict]:
     "(state dict, model_cfg) of a checkpoint of the published layout"
     try: ck = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -429,11 +429,11 @@ def read_metadata(
 )->dict: # its metadata; each value is decoded JSON
     "What a checkpoint of ours says of itself: 'config', and what else `save_kanzi` was given"
     try:
-        with safe_open(path, 'pt') as f: return {k:json.loads(v) for k,v in (f.metadata() or {}).items() if k!='format'}
+        with safe_open(path, 'pt') as f: return json.loads((f.metadata() or {}).get('structure_search', '{}'))
     except (SafetensorError, json.JSONDecodeError) as e:
         raise ValueError(f'{path}: not a safetensors file of ours ({e}); was the download complete?') from e
 
-# %% ../nbs/04_kanzi_model.ipynb #2ba1db54
+# %% ../nbs/04_kanzi_model.ipynb #fbd66bac
 def load_kanzi(
     path:str|Path, # a checkpoint of the published layout (.pt, .ckpt) or ours (.safetensors)
     device:str='cpu', # where the weights go
@@ -462,5 +462,4 @@ def save_kanzi(
     "Save weights and configuration as safetensors"
     copy = KanziModel(model.cfg)
     copy.load_state_dict(model.state_dict())
-    meta = {k:json.dumps(v) for k,v in dict(config=asdict(model.cfg), **about).items()}
-    save_model(copy.to(dtype), str(path), metadata=meta)
+    save_model(copy.to(dtype), str(path), metadata=dict(structure_search=json.dumps(dict(config=asdict(model.cfg), **about))))

@@ -121,7 +121,7 @@ def _to_gemmi(ca, aa, bfactor, chain):
     st.setup_entities()
     return st
 
-# %% ../nbs/01_structure.ipynb #eb45014e
+# %% ../nbs/01_structure.ipynb #016deccd
 def ca_pdb(
     ca:np.ndarray, # C-alpha coordinates, (L,3), angstrom
     aa:str=None, # Residues, L letters; None writes UNK
@@ -130,10 +130,10 @@ def ca_pdb(
 ) -> str: # PDB text
     "A C-alpha trace as the text of a PDB file"
     st = _to_gemmi(ca, aa, bfactor, chain)
-    ca = np.asarray(ca)
-    if len(ca) > 9999 or ca.min() < -999.999 or ca.max() > 9999.999 or len(chain) != 1:
-        raise ValueError(f'does not fit into the PDB format: {len(ca)} residues, coordinates from {ca.min():.1f} '
-                         f'to {ca.max():.1f}, chain {chain!r}; write_mmcif has no such limits')
+    ca, b = np.asarray(ca), np.zeros(1) if bfactor is None else np.asarray(bfactor)
+    if len(ca) > 9999 or ca.min() < -999.999 or ca.max() > 9999.999 or b.min() < -99.99 or b.max() > 999.99 or len(chain) != 1:
+        raise ValueError(f'does not fit into the PDB format: {len(ca)} residues, coordinates from {ca.min():.1f} to {ca.max():.1f}, '
+                         f'B-factors from {b.min():.1f} to {b.max():.1f}, chain {chain!r}; write_mmcif has no such limits')
     return st.make_pdb_string(gemmi.PdbWriteOptions(minimal=True, cryst1_record=False))
 
 # %% ../nbs/01_structure.ipynb #f49b1110

@@ -6,7 +6,7 @@
 __all__ = ['mini_config', 'fresh_model', 'training_batches', 'flow_loss', 'measure', 'TokenizerTraining', 'train', 'finish',
            'main']
 
-# %% ../nbs/15_train_tokenizer.ipynb #25970dd2
+# %% ../nbs/15_train_tokenizer.ipynb #0d6d4f64
 import argparse, copy, json, math, os, sys, time
 from pathlib import Path
 import numpy as np, torch
@@ -17,7 +17,7 @@ from .foldseek_db import PairedFoldseekDB
 from .kanzi_model import KanziConfig, KanziModel, centre, save_kanzi
 from .kanzi_tokenizer import KanziTokenizer, canonical_pose, reconstruction_rmsd, rotation_agreement
 
-# %% ../nbs/15_train_tokenizer.ipynb #8a8f2792
+# %% ../nbs/15_train_tokenizer.ipynb #bfdb43c6
 def mini_config(
     width:int=128, # channels of encoder and decoder
 )->KanziConfig:
@@ -38,7 +38,7 @@ def fresh_model(
             gate1.fill_(1); gate2.fill_(1)
     return model
 
-# %% ../nbs/15_train_tokenizer.ipynb #c4e242f7
+# %% ../nbs/15_train_tokenizer.ipynb #43208a7c
 def training_batches(
     cas:list, # proteins, C-alpha coordinates, angstrom, each (L,3), L of at least 40
     rng:np.random.Generator, # source of chance
@@ -59,7 +59,7 @@ def training_batches(
             starts = [rng.integers(0, len(cas[k])-L+1) for k in ks]
             yield torch.tensor(np.stack([canonical_pose(cas[k][s:s+L]) for k,s in zip(ks, starts)]))/10
 
-# %% ../nbs/15_train_tokenizer.ipynb #759f4395
+# %% ../nbs/15_train_tokenizer.ipynb #03026b75
 def flow_loss(
     model:KanziModel, # in training mode
     x1:Tensor, # proteins, nanometres, (B,L,3)
@@ -75,7 +75,7 @@ def flow_loss(
     xt = t[:,None,None]*x1+(1-t)[:,None,None]*x0
     return (model.velocity(xt, t, model.encode(x1)[1])-(x1-x0)).square().mean()
 
-# %% ../nbs/15_train_tokenizer.ipynb #80e46e0a
+# %% ../nbs/15_train_tokenizer.ipynb #0d779173
 def measure(
     model:KanziModel, # to be judged
     cas:list, # held-out proteins, angstrom, each (L,3)
@@ -108,7 +108,7 @@ class TokenizerTraining:
         self.step += 1; self.residues += x.shape[0]*x.shape[1]
         return loss.item()
 
-# %% ../nbs/15_train_tokenizer.ipynb #f59712ee
+# %% ../nbs/15_train_tokenizer.ipynb #92a1cfaa
 _STATE = ('model', 'ema', 'opt'), ('step', 'residues', 'seconds', 'log')
 
 def _save_state(run:TokenizerTraining, path:Path):
@@ -122,7 +122,7 @@ def _load_state(run:TokenizerTraining, path:Path):
     for k in _STATE[0]: getattr(run, k).load_state_dict(state[k])
     for k in _STATE[1]: setattr(run, k, state[k])
 
-# %% ../nbs/15_train_tokenizer.ipynb #e7617019
+# %% ../nbs/15_train_tokenizer.ipynb #c2a85a7b
 def _held_out(db:PairedFoldseekDB, clusters:str|None, fraction:float)->tuple[list,list]:
     "Proteins to train on, and proteins of 40-256 residues of held-out clusters, as C-alpha coordinates"
     ids = db.keys if clusters is None else read_clusters(clusters, db.keys)
@@ -168,7 +168,7 @@ def train(
         learning_rate=learning_rate, residues=residues, width=width, seed=seed, threads=torch.get_num_threads(), torch=torch.__version__))
     return run
 
-# %% ../nbs/15_train_tokenizer.ipynb #7c125a77
+# %% ../nbs/15_train_tokenizer.ipynb #78c53749
 def finish(
     run:TokenizerTraining, # a trained run
     output:str|Path, # .safetensors to write
@@ -187,7 +187,7 @@ def finish(
     print(json.dumps(card, indent=1))
     return card
 
-# %% ../nbs/15_train_tokenizer.ipynb #408d6b5a
+# %% ../nbs/15_train_tokenizer.ipynb #66d6f1dd
 def _parser()->argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog='ss_train_tokenizer', description='Train a small Kanzi-type tokenizer on a Foldseek database with coordinates.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument('--db-path', required=True, help='Foldseek database with _ca (name without ending)')
@@ -211,6 +211,6 @@ def main(argv=None)->int:
     except KeyboardInterrupt: print(f'\ninterrupted; the last checkpoint is {args.output}.state, go on with --resume', file=sys.stderr); return 130
     return 0
 
-# %% ../nbs/15_train_tokenizer.ipynb #5636e173
+# %% ../nbs/15_train_tokenizer.ipynb #0c97bf38
 #| eval: false
 if __name__=='__main__': sys.exit(main())
