@@ -19,7 +19,7 @@ from .vocab import Vocab
 
 log = logging.getLogger('structure_search')
 
-# %% ../nbs/07_dataset.ipynb #367559e4
+# %% ../nbs/07_dataset.ipynb #47d36e61
 def _mix(x:np.ndarray)->np.ndarray:
     "Scramble 64-bit numbers (splitmix64)"
     with np.errstate(over='ignore'):
@@ -30,9 +30,11 @@ def _mix(x:np.ndarray)->np.ndarray:
 
 def unit_hash(
     ids:np.ndarray, # whole numbers, such as keys or cluster numbers, (N,)
-)->np.ndarray: # pseudo-random numbers in [0,1) that depend on the id alone, float64 (N,)
+    salt:int=0, # each salt is another hash; 0 decides who is held out
+)->np.ndarray: # pseudo-random numbers in [0,1) that depend on id and salt alone, float64 (N,)
     "Hash numbers to the unit interval (splitmix64)"
-    return _mix(np.asarray(ids).astype(np.uint64))/2.0**64
+    ids = np.asarray(ids).astype(np.uint64)
+    return _mix(_mix(ids)^_mix(np.uint64([salt])) if salt else ids)/2.0**64
 
 # %% ../nbs/07_dataset.ipynb #258ab864
 def read_clusters(
@@ -59,7 +61,7 @@ def in_validation(
     "Which proteins are held out for validation"
     return unit_hash(ids)<fraction
 
-# %% ../nbs/07_dataset.ipynb #175c7b4e
+# %% ../nbs/07_dataset.ipynb #e616bf0e
 @dataclass
 class Selection:
     "Proteins of a database, by key"
@@ -69,7 +71,7 @@ class Selection:
     def __len__(self): return len(self.keys)
     def some(self, n:int)->'Selection':
         "At most `n` of them, always the same, chosen by a hash of the key"
-        pick = np.sort(np.argsort(unit_hash(self.keys), kind='stable')[:n])
+        pick = np.sort(np.argsort(unit_hash(self.keys, salt=1), kind='stable')[:n])
         return Selection(self.keys[pick], self.lengths[pick])
 
 def select(

@@ -65,12 +65,12 @@ def rmsd(
     a, b = _pair(a, b)
     return float(np.sqrt(((superpose(a, b)-b)**2).sum(axis=1).mean()))
 
-# %% ../nbs/02_metrics.ipynb #8a09bfff
+# %% ../nbs/02_metrics.ipynb #d05f6cb0
 def mirrored(
     a:np.ndarray, # Predicted coordinates, (L,3), angstrom
     b:np.ndarray, # True coordinates, (L,3), angstrom
     ratio:float=0.8, # How much smaller the RMSD of the mirror image has to be
-) -> bool:
+) -> bool: # True where handedness is the fault
     "Does the mirror image of `a` fit `b` notably better than `a` itself?"
     a, b = _pair(a, b)
     return rmsd(a*[-1,1,1], b) < ratio*rmsd(a, b) - 1e-3  # 0.001 angstrom: a flat shape is its own mirror image
