@@ -10,31 +10,12 @@ from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 VENV=${VENV:-$PWD/.venv-test}
 case $VENV in /*) ;; *) VENV=$from/$VENV ;; esac
-unset PYTHONPATH PYTHONHOME
-export OMP_NUM_THREADS=1 WANDB_MODE=disabled HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+export OMP_NUM_THREADS=1 WANDB_MODE=disabled HF_HUB_OFFLINE=1
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 trap 'echo interrupted; exit 130' INT TERM
-
-give_up() { printf '%s\n' "test.sh: $1" '0 passed, 1 failed'; exit 1; }
-
-# --- the environment. pip runs each time: it adds what is missing. `.incomplete` marks one that was never finished, which is made anew.
-make_env() {
-    local python
-    for python in python3.11 python3 python ''; do
-        [ -n "$python" ] || give_up 'Python 3.11 or later was not found'
-        "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
-    done
-    [ ! -e "$VENV/.incomplete" ] || rm -rf "$VENV"
-    [ -e "$VENV" ] || { mkdir -p "$VENV" && touch "$VENV/.incomplete"; }
-    "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$VENV" || give_up "$python could not make an environment in $VENV"
-    "$VENV/bin/python" -m pip install -q -c constraints.txt -e '.[dev]' || give_up "pip could not install into $VENV"
-    rm -f "$VENV/.incomplete"
-}
-echo "== environment: $VENV"
-make_env
-export VIRTUAL_ENV=$VENV PATH="$VENV/bin:$PATH"
-echo "$(python --version), torch $(python -c 'import torch; print(torch.__version__)'), ready after $SECONDS s"
+. tools/environment.sh
+make_environment "$VENV" '.[dev]' || { echo '0 passed, 1 failed'; exit 1; }
 
 # --- the tests. The second part runs whatever became of the first.
 began=$SECONDS

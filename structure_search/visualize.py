@@ -6,8 +6,8 @@
 __all__ = ['superposition_figure', 'distance_map', 'token_strip', 'loss_curves', 'rmsd_histogram', 'view_superposition',
            'superposition_page']
 
-# %% ../nbs/03_visualize.ipynb #3c34523d
-import base64, html, io, json
+# %% ../nbs/03_visualize.ipynb #0a911489
+import base64, hashlib, html, io, json
 from importlib import resources
 from pathlib import Path
 import numpy as np
@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from .metrics import rmsd, superpose
+from .metrics import rmsd, summarize_rmsd, superpose
 from .structure import ca_pdb
 
 # %% ../nbs/03_visualize.ipynb #1e2e0d1f
@@ -36,51 +36,55 @@ def _widest_plane(ca):
     plane = np.linalg.svd(x, full_matrices=True)[2][:2].T
     return plane*np.where(x[0]@plane > 0, -1, 1)
 
-# %% ../nbs/03_visualize.ipynb #4cb247a4
+# %% ../nbs/03_visualize.ipynb #30cfd8ae
 def superposition_figure(
     pred:np.ndarray, # Predicted C-alpha coordinates, (L,3), angstrom
     true:np.ndarray, # True C-alpha coordinates, (L,3), angstrom
-    title:str='',
+    title:str='', # First line above the picture; the RMSD is the second
     ax:Axes=None, # Draw here; None makes a new figure
-) -> Figure:
-    "The prediction laid on the truth, both projected onto the plane in which the truth is widest"
-    ax, true = _axes(ax), np.asarray(true, dtype=np.float64)
-    centre, plane = true.mean(axis=0), _widest_plane(true)
-    p, t = ((x-centre)@plane for x in (superpose(pred, true), true))
+) -> Figure: # Of `ax`
+    "The prediction laid on the truth, both projected onto the plane in which the truth is widest; ValueError for other lengths"
+    moved, true = superpose(pred, true), np.asarray(true, dtype=np.float64)
+    ax, centre, plane = _axes(ax), true.mean(axis=0), _widest_plane(true)
+    p, t = ((x-centre)@plane for x in (moved, true))
     ax.plot(*t.T, color='0.7', lw=3)
     ax.add_collection(LineCollection(np.stack([p[:-1], p[1:]], axis=1), colors=_rainbow(len(p)-1), lw=1.5))
-    ax.scatter(*p.T, c=_rainbow(len(p)), s=8, zorder=3)
+    ax.scatter(*p.T, c=_rainbow(len(p)), s=4, zorder=3)
     ax.set(xlabel='Å', ylabel='Å', aspect='equal')
     ax.set_title(f'{title}\nRMSD {rmsd(pred, true):.1f} Å'.strip(), fontsize='medium', parse_math=False)
     return ax.figure
 
-# %% ../nbs/03_visualize.ipynb #79f2090c
+# %% ../nbs/03_visualize.ipynb #d72407f4
 def distance_map(
     pred:np.ndarray, # Predicted C-alpha coordinates, (L,3), angstrom
     true:np.ndarray=None, # True ones, (L,3), drawn above the diagonal; None: only the prediction, on both sides
     ax:Axes=None, # Draw here; None makes a new figure
-) -> Figure:
-    "Distances between all residues, truth above the diagonal and prediction below"
+) -> Figure: # Of `ax`
+    "Distances between all residues, truth above the diagonal and prediction below; ValueError for other lengths"
+    alone = true is None
+    pred, true = (np.asarray(x, dtype=np.float64) for x in (pred, pred if alone else true))
+    for x in (pred, true):
+        if x.ndim != 2 or x.shape[1] != 3 or not len(x): raise ValueError(f'expected coordinates (L,3), got shape {x.shape}')
+    if len(pred) != len(true): raise ValueError(f'{len(pred)} predicted residues against {len(true)} true ones')
     ax = _axes(ax, figsize=(4,3))
-    pred = np.asarray(pred)
-    true = pred if (alone := true is None) else np.asarray(true)
     d, above = (np.linalg.norm(x[:,None]-x[None], axis=-1) for x in (pred, true))
-    if d.shape != above.shape: raise ValueError(f'{len(d)} predicted residues against {len(above)} true ones')
-    image = ax.imshow(np.where(np.tri(len(d), dtype=bool), d, above), cmap='viridis_r')
+    image = ax.imshow(np.where(np.tri(len(d), dtype=bool), d, above), cmap='viridis_r', interpolation='nearest')
     ax.figure.colorbar(image, ax=ax, label='distance (Å)', shrink=0.8)
     ax.set(xlabel='residue', ylabel='residue')
     if not alone: ax.set_title('true above, predicted below', fontsize='small')
     return ax.figure
 
-# %% ../nbs/03_visualize.ipynb #f86f7ab2
+# %% ../nbs/03_visualize.ipynb #14b11eed
 def token_strip(
     pred:str|np.ndarray, # Predicted 3Di letters or Kanzi codes, (L,)
     true:str|np.ndarray, # True ones
     ax:Axes=None, # Draw here; None makes a new figure
-) -> Figure:
+) -> Figure: # Of `ax`
     "True tokens, predicted tokens, and which of them are right"
-    ax = _axes(ax, figsize=(6,1.6))
+    if isinstance(pred, str) != isinstance(true, str): raise ValueError('letters on one side and codes on the other')
     pred, true = (np.asarray([*map(ord, x)] if isinstance(x, str) else x) for x in (pred, true))
+    if pred.ndim != 1 or true.ndim != 1 or not len(true): raise ValueError(f'expected tokens (L,), got shapes {pred.shape} and {true.shape}')
+    ax = _axes(ax, figsize=(6,1.6))
     rows = np.full((2, max(len(pred), len(true))), np.nan)
     rows[0,:len(true)], rows[1,:len(pred)] = true, pred
     right = rows[0] == rows[1]
@@ -90,18 +94,18 @@ def token_strip(
     ax.set(yticks=[0,1,1.8], yticklabels=['true','predicted',f'{right.sum()} right'], ylim=(2.1,-0.5), xlabel='residue')
     return ax.figure
 
-# %% ../nbs/03_visualize.ipynb #09161d47
+# %% ../nbs/03_visualize.ipynb #e1d68d12
 def loss_curves(
     rows:list[dict], # Logged rows: `step` and any of loss, val_loss, rmsd_mean, rmsd_median
     baselines:dict=None, # Label: nats a token, drawn as a horizontal line
     ax:Axes=None, # Draw here; None makes a new figure
-) -> Figure:
+) -> Figure: # Of `ax`
     "Losses over training steps, with RMSDs on a second axis where there are any; missing keys are left out"
-    ax = _axes(ax)
     keys = 'loss', 'val_loss', 'rmsd_mean', 'rmsd_median'
     curves = {k: [(r['step'], r[k]) for r in rows if r.get(k) is not None and 'step' in r] for k in keys}
     curves = {k: np.array(xy, dtype=np.float64).T for k,xy in curves.items() if xy}
     if not curves: raise ValueError(f'none of the {len(rows)} rows has a step and any of {", ".join(keys)}')
+    ax = _axes(ax)
     right = ax.twinx() if any(k.startswith('rmsd') for k in curves) else None
     for i,(k,xy) in enumerate(curves.items()):
         a, ls = (right, '--') if k.startswith('rmsd') else (ax, '-')
@@ -111,23 +115,23 @@ def loss_curves(
     ax.set(xlabel='step', ylabel='loss (nats a token)')
     if right is not None: right.set_ylabel('RMSD (Å)')
     lines = [o for a in (ax, right) if a is not None for o in a.get_lines()]
-    ax.legend(lines, [o.get_label() for o in lines], fontsize='x-small')
+    (right or ax).legend(lines, [o.get_label() for o in lines], fontsize='x-small', loc='upper right', framealpha=0.95)
     return ax.figure
 
-# %% ../nbs/03_visualize.ipynb #fb5a789c
+# %% ../nbs/03_visualize.ipynb #c57e558d
 def rmsd_histogram(
     values:list, # RMSD of each protein, angstrom; None or NaN where the prediction failed
     marks:dict=None, # Label: RMSD in angstrom, drawn as a vertical line, for instance ceiling and floor
     ax:Axes=None, # Draw here; None makes a new figure
-) -> Figure:
-    "Histogram of RMSDs with reference lines"
-    ax = _axes(ax)
+) -> Figure: # Of `ax`
+    "Histogram of RMSDs with reference lines; ValueError for no values, negative or infinite ones"
+    s, ax = summarize_rmsd(values), _axes(ax)
     x = np.array([np.nan if v is None else v for v in values], dtype=np.float64)
     ok = x[~np.isnan(x)]
     ax.hist(ok, bins=np.linspace(0, max([1, *ok, *(marks or {}).values()])*1.05, 31), color='C0', alpha=0.7)
     for i,(label,v) in enumerate((marks or {}).items()):
         ax.axvline(v, color=f'C{i+1}', ls='--', label=f'{label}, {v:.1f} Å')
-    ax.set(xlabel='C-alpha RMSD (Å)', ylabel='proteins', title=f'{len(x)} proteins, {len(x)-len(ok)} failed')
+    ax.set(xlabel='C-alpha RMSD (Å)', ylabel='proteins', title=f'{s["n"]} proteins, {s["failed"]} failed')
     if marks: ax.legend(fontsize='x-small')
     return ax.figure
 
@@ -184,11 +188,11 @@ for (const [i, models] of JSON.parse(document.getElementById('examples').textCon
 }
 '''
 
-# %% ../nbs/03_visualize.ipynb #7cce56bc
+# %% ../nbs/03_visualize.ipynb #5fcc591d
 def _table(caption, header, rows):
     "An HTML table, every cell escaped"
     def cell(x):
-        return html.escape('–' if x is None else f'{x:.2f}' if isinstance(x, (float, np.floating)) else str(x))
+        return html.escape('–' if x is None or x != x else f'{x:.2f}' if isinstance(x, (float, np.floating)) else str(x))
     head = ''.join(f'<th>{cell(x)}</th>' for x in header)
     body = '\n'.join('<tr>' + ''.join(f'<td>{cell(x)}</td>' for x in row) + '</tr>' for row in rows)
     return f'<table><caption>{cell(caption)}</caption>\n<tr>{head}</tr>\n{body}\n</table>'
@@ -203,24 +207,31 @@ def _image(caption, image):
     image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
     return f'<figure>{image}<figcaption>{caption}</figcaption></figure>'
 
-# %% ../nbs/03_visualize.ipynb #23aa052b
+# %% ../nbs/03_visualize.ipynb #9205581f
 def _viewers(examples):
-    "A grid of viewers and the script that fills it"
+    "A grid of viewers, as HTML, and the scripts that fill it"
     key = ','.join(to_hex(c) for c in _rainbow(7))
     legend = ('<p class="note"><span class="key" style="background:#b0b0b0"></span> true &ensp; '
               f'<span class="key" style="background:linear-gradient(90deg,{key})"></span> predicted, from N to C '
               '&ensp; drag to turn, right-drag or ctrl-wheel to zoom</p>')
     cells = '\n'.join(f'<figure><b>{html.escape(e["title"])}</b><div class="view" id="view{i}"></div>'
-                      f'<figcaption>{html.escape(e.get("note", ""))}</figcaption></figure>'
+                      f'<figcaption>{html.escape(e.get("note") or "")}</figcaption></figure>'
                       for i,e in enumerate(examples))
     data = json.dumps([_models(e['pred'], e['true'], e.get('aa')) for e in examples]).replace('<', '\\u003c')
     asset = resources.files('structure_search')/'assets'/'3dmol'
     viewer, licence = ((asset/name).read_text(encoding='utf-8') for name in ('3Dmol-min.js', 'LICENSE'))
-    return (f'<h2>Structures</h2>\n{legend}\n<div class="grid">\n{cells}\n</div>\n'
-            f'<script type="application/json" id="examples">{data}</script>\n'
-            f'<script>/*\n{licence}\n*/\n{viewer}</script>\n<script>{_js}</script>')
+    grid = (f'<h2>Structures</h2>\n{legend}\n<div class="grid">\n{cells}\n</div>\n'
+            f'<script type="application/json" id="examples">{data}</script>')
+    return grid, [f'/*\n{licence}\n*/\n{viewer}', _js]
 
-# %% ../nbs/03_visualize.ipynb #ec9d5328
+# %% ../nbs/03_visualize.ipynb #0eb0788a
+def _policy(scripts):
+    "A content security policy under which these scripts run, and nothing else does"
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(x.encode()).digest()).decode()}'" for x in scripts]
+    return ("default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
+            f"script-src {' '.join(hashes)}")
+
+# %% ../nbs/03_visualize.ipynb #cb7f6c3f
 def superposition_page(
     path:str|Path, # HTML file to write
     examples:list[dict], # Each: title, pred (L,3), true (L,3) in angstrom; and, if wanted, aa (L letters) and note
@@ -229,16 +240,16 @@ def superposition_page(
     tables:list=(), # (caption, header, rows) each
     images:list=(), # (caption, figure or PNG bytes) each
 ) -> Path: # Where it was written
-    "Write one HTML file with text, tables, pictures and superposed structures that turn, and that needs no network"
+    "Write one HTML file with text, tables, pictures and superposed structures that turn, and that needs no network; at most 12 examples"
     if len(examples) > 12:
         raise ValueError(f'{len(examples)} examples: browsers run about 16 viewers on one page, so give at most 12')
-    csp = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    grid, scripts = _viewers(examples) if examples else ('', [])
     parts = [f'<h1>{html.escape(title)}</h1>', *(f'<p>{html.escape(p)}</p>' for p in intro.split('\n\n') if p.strip()),
-             *(_table(*t) for t in tables), *(_image(*i) for i in images), _viewers(examples) if examples else '']
-    path = Path(path)
+             *(_table(*t) for t in tables), *(_image(*i) for i in images), grid, *(f'<script>{x}</script>' for x in scripts)]
+    csp, path = _policy(scripts), Path(path)
     path.write_text('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
                     f'<meta http-equiv="Content-Security-Policy" content="{csp}">\n'
                     '<meta name="viewport" content="width=device-width">\n'
                     f'<title>{html.escape(title)}</title>\n<style>{_css}</style>\n</head>\n'
-                    '<body>\n' + '\n'.join(parts) + '\n</body>\n</html>\n', encoding='utf-8')
+                    '<body>\n' + '\n'.join(parts) + '\n</body>\n</html>\n', encoding='utf-8', newline='\n')
     return path

@@ -68,6 +68,7 @@ def test_letters_outside_the_alphabet_are_unknown(tmp_path):
     (np.zeros((0, 3)), None, None), (np.zeros((3, 2)), None, None), (np.full((3, 3), np.nan), None, None),
     (np.eye(3), 'AA', None), (np.eye(3), 'AAA', [1, 2]), (np.eye(3), 'AAA', [1, 2, np.inf]),
     (np.eye(3)*-1000, 'AAA', None),
+    (np.eye(3), 'AAA', [0, 0, 1000]), (np.eye(3), 'AAA', [0, 0, -100]),
     (np.zeros((10000, 3)), None, None),
 ])
 def test_bad_traces_are_refused(ca, aa, bfactor):
