@@ -6,7 +6,7 @@
 __all__ = ['mini_config', 'fresh_model', 'training_batches', 'flow_loss', 'measure', 'TokenizerTraining', 'train', 'finish',
            'main']
 
-# %% ../nbs/15_train_tokenizer.ipynb #0d6d4f64
+# %% ../nbs/15_train_tokenizer.ipynb #c330e64e
 import argparse, copy, json, math, os, sys, time
 from pathlib import Path
 import numpy as np, torch
@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from .dataset import in_validation, read_clusters
 from .foldseek_db import PairedFoldseekDB
 from .kanzi_model import KanziConfig, KanziModel, centre, save_kanzi
-from .kanzi_tokenizer import KanziTokenizer, canonical_pose, reconstruction_rmsd, rotation_agreement
+from .kanzi_tokenizer import KanziTokenizer, canonical_pose, grid_reconstruction, reconstruction_rmsd, rotation_agreement
+from .metrics import rmsd
 
 # %% ../nbs/15_train_tokenizer.ipynb #bfdb43c6
 def mini_config(
@@ -122,7 +123,7 @@ def _load_state(run:TokenizerTraining, path:Path):
     for k in _STATE[0]: getattr(run, k).load_state_dict(state[k])
     for k in _STATE[1]: setattr(run, k, state[k])
 
-# %% ../nbs/15_train_tokenizer.ipynb #c2a85a7b
+# %% ../nbs/15_train_tokenizer.ipynb #a5958afc
 def _held_out(db:PairedFoldseekDB, clusters:str|None, fraction:float)->tuple[list,list]:
     "Proteins to train on, and proteins of 40-256 residues of held-out clusters, as C-alpha coordinates"
     ids = db.keys if clusters is None else read_clusters(clusters, db.keys)
@@ -153,22 +154,25 @@ def train(
     if resume and state.exists(): _load_state(run, state)
     rng = np.random.default_rng((seed, run.step)); torch.manual_seed(seed*1000003+run.step)
     bar, began, losses, due = tqdm(total=round(minutes*60), unit='s', desc='training'), time.monotonic()-run.seconds, [], run.seconds+60*eval_minutes
-    for x in training_batches(train_cas, rng, residues):
-        run.seconds = time.monotonic()-began
-        if run.seconds>=60*minutes: break
-        losses.append(run.update(x, run.seconds/(60*minutes)))
-        bar.n = round(run.seconds); bar.set_postfix_str(f'{run.residues/run.seconds:,.0f} residues/s, loss {np.mean(losses[-100:]):.4f} nm2', refresh=False); bar.refresh() if run.step%20==0 else None
-        if run.seconds>due:
-            r = measure(run.ema, few)['rmsd']
-            run.log.append(dict(minutes=run.seconds/60, step=run.step, residues=run.residues, loss=float(np.mean(losses)), rmsd_median=float(np.median(r)), rmsd_p90=float(np.percentile(r, 90))))
-            tqdm.write(json.dumps(run.log[-1])); Path(f'{output}.jsonl').write_text(''.join(json.dumps(l)+'\n' for l in run.log))
-            _save_state(run, state); losses, due = [], run.seconds+60*eval_minutes
+    try:
+        for x in training_batches(train_cas, rng, residues):
+            run.seconds = time.monotonic()-began
+            if run.seconds>=60*minutes: break
+            losses.append(run.update(x, run.seconds/(60*minutes)))
+            bar.n = round(run.seconds); bar.set_postfix_str(f'{run.residues/run.seconds:,.0f} residues/s, loss {np.mean(losses[-100:]):.4f} nm2', refresh=False); bar.refresh() if run.step%20==0 else None
+            if run.seconds>due:
+                r = measure(run.ema, few)['rmsd']
+                run.log.append(dict(minutes=run.seconds/60, step=run.step, residues=run.residues, loss=float(np.mean(losses)), rmsd_median=float(np.median(r)), rmsd_p90=float(np.percentile(r, 90))))
+                tqdm.write(json.dumps(run.log[-1])); Path(f'{output}.jsonl').write_text(''.join(json.dumps(l)+'\n' for l in run.log))
+                _save_state(run, state); losses, due = [], run.seconds+60*eval_minutes
+    except KeyboardInterrupt:
+        _save_state(run, state); raise
     bar.close(); _save_state(run, state)
     finish(run, output, test_cas, dict(database=Path(db_path).name, clusters=clusters and Path(clusters).name, proteins=len(train_cas), val_fraction=val_fraction, minutes=minutes,
         learning_rate=learning_rate, residues=residues, width=width, seed=seed, threads=torch.get_num_threads(), torch=torch.__version__))
     return run
 
-# %% ../nbs/15_train_tokenizer.ipynb #78c53749
+# %% ../nbs/15_train_tokenizer.ipynb #d6dcbdfe
 def finish(
     run:TokenizerTraining, # a trained run
     output:str|Path, # .safetensors to write
@@ -181,8 +185,8 @@ def finish(
     n_steps = min(by_calls, key=by_calls.get)
     m = measure(ema, test_cas[1::2], n_steps)
     card = dict(training=about, parameters=sum(p.numel() for p in ema.parameters()), minutes=round(run.seconds/60, 1), steps=run.step, residues_seen=run.residues, held_out_proteins=len(m['rmsd']),
-                rmsd_median=round(float(np.median(m['rmsd'])), 3), rmsd_p90=round(float(np.percentile(m['rmsd'], 90)), 3), rmsd_by_network_calls={k:round(v, 3) for k,v in by_calls.items()},
-                rotation_agreement=round(m['rotation_agreement'], 5), codes_used=m['codes_used'], perplexity=round(m['perplexity'], 1))
+                rmsd_median=round(float(np.median(m['rmsd'])), 3), rmsd_p90=round(float(np.percentile(m['rmsd'], 90)), 3), rmsd_by_network_calls={k:round(v, 3) for k,v in by_calls.items()}, grid_rmsd_median=round(float(np.median([rmsd(grid_reconstruction(x), x) for x in test_cas[1::2]])), 3),
+                rotation_agreement=round(m['rotation_agreement'], 5), codes_used=m['codes_used'], perplexity=round(m['perplexity'], 1), curve=[[round(l['minutes'], 1), round(l['rmsd_median'], 3)] for l in run.log])
     save_kanzi(ema, output, dtype=torch.float16, tokenizer=dict(decode=dict(sampler='flow', n_steps=n_steps), max_length=256), card=card)
     print(json.dumps(card, indent=1))
     return card

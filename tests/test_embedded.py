@@ -1,0 +1,43 @@
+"What the package carries: the demo database and the small tokenizer."
+import numpy as np
+from conftest import shared
+from structure_search.dataset import in_validation, read_clusters
+from structure_search.foldseek_db import PairedFoldseekDB, demo_db
+from structure_search.kanzi_model import read_metadata
+from structure_search.kanzi_tokenizer import MINI, KanziTokenizer, grid_reconstruction, reconstruction_rmsd, rotation_agreement
+from structure_search.metrics import rmsd
+
+def demo():
+    db = PairedFoldseekDB(demo_db())
+    return db, read_clusters(f'{demo_db()}.clusters.tsv', db.keys)
+
+def test_demo_database():
+    db, clusters = demo()
+    assert len(db)>=1000 and len(np.unique(clusters))==len(db)
+    assert db.residues().min()>=40 and db.residues().max()<=256
+    for p in db: assert len(p.ss)==len(p.ca)==len(p.aa) and np.isfinite(p.ca).all() and p.name
+    held = in_validation(clusters, 0.1).mean()
+    assert 0.07<held<0.13                                           # chosen without regard to the hash that splits
+    assert 0.07<in_validation(db.keys, 0.1).mean()<0.13             # neither by cluster nor by key
+
+def test_demo_is_of_the_corpus():
+    "Same keys, same cluster numbers: so the tokenizer's held-out clusters are the demo's"
+    corpus = shared('corpus')/'pdb'
+    (db, clusters), full = demo(), PairedFoldseekDB(corpus)
+    everywhere = read_clusters(f'{corpus}.clusters.tsv', full.keys)
+    assert np.array_equal(everywhere[np.searchsorted(full.keys, db.keys)], clusters)
+    for p in db:
+        q = full[p.key]
+        assert (p.name, p.aa, p.ss)==(q.name, q.aa, q.ss) and np.abs(p.ca-q.ca).max()<0.0015
+
+def test_embedded_tokenizer():
+    "Its shape, and what its card says, measured anew on held-out clusters"
+    tok, about = KanziTokenizer.from_pretrained('mini'), read_metadata(MINI)
+    assert about['config']['conditioning_type']=='add' and about['config']['levels']==[8,5,5,5]
+    assert about['card']['training']['val_fraction']==0.1 and about['card']['training']['clusters']
+    db, clusters = demo()
+    cas = [db[int(k)].ca for k in db.keys[in_validation(clusters, 0.1)]]
+    found = reconstruction_rmsd(tok, cas)
+    assert np.median(found)<=1.5 and abs(np.median(found)-about['card']['rmsd_median'])<0.1
+    assert np.median(found)<np.median([rmsd(grid_reconstruction(x), x) for x in cas])
+    assert rotation_agreement(tok, cas)>=0.99
