@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault('WANDB_MODE', 'disabled')
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
 SHARED = Path(os.environ.get('STRUCTURE_SEARCH_SHARED', Path(__file__).resolve().parents[2]/'shared'))
 
 def shared(part:str)->Path:
