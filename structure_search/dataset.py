@@ -6,7 +6,7 @@
 __all__ = ['log', 'POSITIONS', 'unit_hash', 'read_clusters', 'in_validation', 'Selection', 'select', 'ProteinRows',
            'row_positions', 'collate', 'shuffled', 'StepPlan', 'micro_batches']
 
-# %% ../nbs/07_dataset.ipynb #6ab47f27
+# %% ../nbs/07_dataset.ipynb #b7c07c75
 import hashlib, logging
 from collections import Counter
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
+from tqdm.auto import tqdm
 from .foldseek_db import FoldseekFormatError, PairedFoldseekDB
 from .vocab import Vocab
 
@@ -199,7 +200,7 @@ class StepPlan:
 
     def pools(self)->int: return -(-len(self.lengths)//self.pool)
 
-# %% ../nbs/07_dataset.ipynb #2266f3be
+# %% ../nbs/07_dataset.ipynb #fa91462a
 @patch
 def pool_steps(self:StepPlan, epoch:int, pool:int)->list[np.ndarray]:
     "Steps of a pool, in their order; each has indices of proteins, longest first"
@@ -215,11 +216,10 @@ def pool_steps(self:StepPlan, epoch:int, pool:int)->list[np.ndarray]:
 @patch
 def count(self:StepPlan, epochs:int, limit:int=-1)->int:
     "Steps of so many epochs, or `limit` as soon as it is reached"
-    n = 0
-    for epoch in range(epochs):
-        for pool in range(self.pools()):
-            n += len(self.pool_steps(epoch, pool))
-            if 0<=limit<=n: return limit
+    n, pools = 0, self.pools()
+    for i in tqdm(range(epochs*pools), desc='counting steps', unit=' pools', delay=3, leave=False):
+        n += len(self.pool_steps(*divmod(i, pools)))
+        if 0<=limit<=n: return limit
     return n
 
 @patch

@@ -6,25 +6,18 @@
 __all__ = ['HEADER', 'teacher_forced', 'with_wrong_sequences', 'free_running', 'summary', 'save_examples', 'compare',
            'table_rows', 'format_table']
 
-# %% ../nbs/10_evaluate.ipynb #5675f434
+# %% ../nbs/10_evaluate.ipynb #796a1563
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from .dataset import collate
+from .kanzi_tokenizer import length_groups
 from .metrics import lddt, rmsd, summarize_rmsd, superpose, tm_score, token_accuracy
 from .predict import Predictor
 from .structure import ca_pdb
 from .visualize import superposition_figure, token_strip
 from .vocab import Vocab
 
-# %% ../nbs/10_evaluate.ipynb #96e7be6e
-def _batches(rows:list[np.ndarray], tokens:int)->list[list[np.ndarray]]:
-    "Rows in batches of similar length, at most `tokens` a batch with padding"
-    groups = []
-    for r in sorted(rows, key=len):
-        if groups and (len(groups[-1])+1)*len(r)<=tokens: groups[-1].append(r)
-        else: groups.append([r])
-    return groups
-
+# %% ../nbs/10_evaluate.ipynb #06df20bc
 @torch.no_grad()
 def teacher_forced(
     model, # of transformers
@@ -37,8 +30,9 @@ def teacher_forced(
     if not pairs: raise ValueError('no proteins to evaluate')
     was, sums = model.training, np.zeros(4)
     model.eval()
-    for group in _batches([vocab.encode(p.aa, x) for p,x in pairs], tokens):
-        batch = {k:v.to(model.device) for k,v in collate(group, vocab, positions).items()}
+    rows = [vocab.encode(p.aa, x) for p,x in pairs]
+    for group in length_groups([len(r) for r in rows], tokens):
+        batch = {k:v.to(model.device) for k,v in collate([rows[i] for i in group], vocab, positions).items()}
         labels = batch.pop('labels')
         with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type=='cuda'): logits = model(**batch, use_cache=False).logits[labels>=0].float()
         labels = labels[labels>=0]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['generate_batch', 'generate', 'Prediction', 'Predictor']
 
-# %% ../nbs/09_predict.ipynb #2bc257d5
+# %% ../nbs/09_predict.ipynb #94615991
 import warnings, zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
 from tqdm.auto import tqdm
-from .kanzi_tokenizer import KanziTokenizer
+from .kanzi_tokenizer import KanziTokenizer, length_groups
 from .model import load_model, save_model
 from .vocab import Vocab
 
@@ -50,7 +50,7 @@ def generate_batch(
     chosen, probs = torch.stack(chosen, 1).cpu().numpy(), torch.stack(probs, 1).cpu().numpy()
     return [c[:L].copy() for c,L in zip(chosen, lengths)], [p[:L].copy() for p,L in zip(probs, lengths)]
 
-# %% ../nbs/09_predict.ipynb #c8119522
+# %% ../nbs/09_predict.ipynb #91139a14
 def _gumbel(sequence:str, n:int, seed:int)->Tensor:
     "Noise that makes the best score a sample; it depends on the sequence and the seed, not on the company"
     g = torch.Generator().manual_seed(seed*1_000_003+zlib.crc32(sequence.encode()))
@@ -71,13 +71,9 @@ def generate(
         if not s: raise ValueError(f'sequence {i+1} is empty')
         try: vocab.prompt(s)
         except ValueError as e: raise ValueError(f'sequence {i+1}: {e}') from None
-    order, groups = sorted(range(len(sequences)), key=lambda i: len(sequences[i])), []
-    for i in order:
-        if groups and (len(groups[-1])+1)*(2*len(sequences[i])+4)<=tokens: groups[-1].append(i)
-        else: groups.append([i])
     chosen, probs = [None]*len(sequences), [None]*len(sequences)
     bar = tqdm(total=sum(map(len, sequences)), unit=' residues', desc='predicting', disable=not progress)
-    for group in groups[::-1]:      # the longest first: what doesn't fit into memory fails at once
+    for group in length_groups([2*len(s)+4 for s in sequences], tokens)[::-1]:      # the longest first: what doesn't fit into memory fails at once
         some = [sequences[i] for i in group]
         noise = [_gumbel(s, vocab.n_structure, seed) for s in some] if temperature>0 else None
         for i,c,p in zip(group, *generate_batch(model, vocab, some, positions, noise, temperature or 1.0)): chosen[i], probs[i] = c, p
