@@ -45,7 +45,7 @@ def make_parser(
     flag('--resume', False, 'go on from the checkpoint in --output-dir', action='store_true')
     return p
 
-# %% ../nbs/12_train.ipynb #4153f6cc
+# %% ../nbs/12_train.ipynb #853f2e17
 def _validation(rows, val, train, settings_positions:str, n:int, say):
     "An evaluation: nats of held-out proteins, beside those with a wrong sequence; the baselines are said at once"
     from structure_search.evaluate import teacher_forced, with_wrong_sequences
@@ -62,24 +62,24 @@ def _validation(rows, val, train, settings_positions:str, n:int, say):
         return out|base, {}
     return validate
 
-def _prediction(rows, val, settings, n:int):
-    "An evaluation: free-running prediction of fixed held-out proteins, with pictures"
+def _prediction(rows, val, settings, n:int, main:bool):
+    "An evaluation: free-running prediction of fixed held-out proteins, with pictures, which the main process writes"
     from structure_search.evaluate import free_running, save_examples, summary
     from structure_search.predict import Predictor
     pairs = rows.proteins(val.some(n).keys)
     def predict(step, model):
         found, guesses = free_running(Predictor(model, rows.vocab, rows.tokenizer, settings.positions), pairs)
-        files = save_examples(found, guesses, pairs, Path(settings.output_dir)/'samples'/f'step-{step:06d}')
+        files = save_examples(found, guesses, pairs, Path(settings.output_dir)/'samples'/f'step-{step:06d}') if main else {}
         return {f'sample_{k}' if not k.startswith('rmsd') else k:v for k,v in summary(found).items()}, _media(files)
     return predict
 
 def _media(files:dict)->dict:
     "Pictures and molecules for wandb, where a run is open"
-    import wandb
-    if wandb.run is None: return {}
+    wandb = sys.modules.get('wandb')        # where it isn't installed, there is no run
+    if not files or wandb is None or wandb.run is None: return {}
     return {f'{which}':wandb.Image(str(png)) for which,(png,_) in files.items()}|{f'{which} structure':wandb.Molecule(str(pdb)) for which,(_,pdb) in files.items() if pdb}
 
-# %% ../nbs/12_train.ipynb #2e7f50ae
+# %% ../nbs/12_train.ipynb #02fd654d
 def run(
     args:argparse.Namespace, # of `make_parser`
     alphabet:str, # '3di' or 'kanzi'
@@ -90,9 +90,9 @@ def run(
     from structure_search.dataset import ProteinRows, select
     from structure_search.foldseek_db import PairedFoldseekDB
     from structure_search.model import build_model, make_vocab
-    from structure_search.training import Settings, fit
-    from accelerate import PartialState
-    say = print if PartialState().is_main_process else lambda *_: None
+    from structure_search.training import Settings, fit, make_accelerator
+    main = make_accelerator().is_main_process
+    say = print if main else lambda *_: None
     vocab = make_vocab(alphabet, args.model_name, args.vocab, 1000 if tokenizer is None else tokenizer.n_codes)
     db = PairedFoldseekDB(args.db_path)
     train, val, words = select(db, alphabet, args.clusters, args.val_fraction, args.max_protein_length, args.max_length)
@@ -100,8 +100,8 @@ def run(
     if not len(val): say('no protein is held out: the evaluation below is on training proteins, and says nothing about others'); val = train
     rows = ProteinRows(db, vocab, tokenizer)
     settings = Settings(**{k:v for k,v in vars(args).items() if k in Settings.__dataclass_fields__})
-    evaluations = [(args.eval_interval, _validation(rows, val, train, args.positions, args.eval_samples, say)), (args.rmsd_eval_interval, _prediction(rows, val, settings, args.rmsd_eval_samples))]
-    model = build_model(args.model_name, vocab, args.pretrained, not args.no_flash_attn, args.seed)
+    evaluations = [(args.eval_interval, _validation(rows, val, train, args.positions, args.eval_samples, say)), (args.rmsd_eval_interval, _prediction(rows, val, settings, args.rmsd_eval_samples, main))]
+    model = build_model(args.model_name, vocab, args.pretrained, not args.no_flash_attn, args.seed, None if tokenizer is None else tokenizer.model.cfg.levels)
     say(f'{args.model_name}: {sum(p.numel() for p in model.parameters())/1e6:,.1f} million parameters, {vocab.size:,} tokens, {model.config._attn_implementation} attention')
     about = dict(max_protein_length=args.max_protein_length, model_name=args.model_name)|(about or {})
     return fit(settings, model, rows, train, evaluations, about)

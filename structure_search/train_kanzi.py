@@ -9,10 +9,12 @@ __all__ = ['main']
 import sys
 from .train import command, make_parser, run
 
-# %% ../nbs/13_train_kanzi.ipynb #0da29bbe
+# %% ../nbs/13_train_kanzi.ipynb #bf92226d
 def _train(args):
     "Load the tokenizer, then train"
     from structure_search.kanzi_tokenizer import KanziTokenizer
+    from structure_search.training import make_accelerator
+    make_accelerator()          # each process has its own GPU from here on, and the tokenizer goes there
     tokenizer = KanziTokenizer.from_pretrained(args.kanzi_checkpoint)
     run(args, 'kanzi', tokenizer, dict(kanzi=args.kanzi_checkpoint, kanzi_identity=tokenizer.identity, pose=tokenizer.pose))
 

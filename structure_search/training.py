@@ -6,13 +6,15 @@
 __all__ = ['log', 'Settings', 'learning_rate', 'token_losses', 'make_optimizer', 'optimizer_step', 'start_wandb', 'RunLog',
            'save_checkpoint', 'find_checkpoint', 'set_aside', 'Interrupted', 'make_accelerator', 'fit']
 
-# %% ../nbs/11_training.ipynb #19334def
-import json, logging, math, netrc, os, shutil, signal, time
+# %% ../nbs/11_training.ipynb #0241038b
+import json, logging, math, netrc, os, pickle, shutil, signal, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch, torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import gather_object
 from fastcore.basics import patch
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm.auto import tqdm
 from .dataset import ProteinRows, Selection, StepPlan, collate, micro_batches
@@ -50,14 +52,16 @@ def learning_rate(
     if step<warm: return peak*(step+1)/warm
     return peak*(0.1+0.9*0.5*(1+math.cos(math.pi*(step-warm)/max(1, total-warm))))
 
-# %% ../nbs/11_training.ipynb #a45a66c8
+# %% ../nbs/11_training.ipynb #93c30ac9
 def token_losses(
     model, # of transformers, wrapped or not
     batch:dict[str,Tensor], # of `collate`
 )->tuple[Tensor,Tensor]: # cross-entropy in nats of each label, float32 (N,); the labels, (N,)
     "Loss of each token that the model is asked for"
     labels = batch['labels']
-    logits = model(**{k:v for k,v in batch.items() if k!='labels'}, use_cache=False).logits
+    keep = labels.shape[1]-int((labels>=0).any(0).int().argmax())      # columns from the first label on: about half of all
+    logits = model(**{k:v for k,v in batch.items() if k!='labels'}, use_cache=False, logits_to_keep=keep).logits[:,-keep:]
+    labels = labels[:,-keep:]
     return F.cross_entropy(logits[labels>=0].float(), labels[labels>=0], reduction='none'), labels[labels>=0]
 
 def make_optimizer(
@@ -77,13 +81,13 @@ def optimizer_step(
     lr:float, # learning rate
     eos:int, # number of <EOS>, which is trained but not counted in the reported loss
     stop:bool=False, # does this process want to end the run?
-)->dict: # 'nats' (sum over structure tokens) and 'tokens' of all processes, 'grad_norm', 'stop' (does any process want to end?)
+)->dict: # 'nats' (sum over structure tokens) and 'tokens' of all processes, 'grad_norm' (before clipping; None where DeepSpeed doesn't tell), 'stop' (does any process want to end?)
     "Accumulate the gradient of the global batch, and step"
     asked = sum(int((b['labels']>=0).sum()) for b in batches)
     asked, stop = acc.reduce(torch.tensor([asked, int(stop)], device=acc.device), 'sum').tolist()
     scale = len(batches)*acc.num_processes/max(1, asked)        # accelerate divides by the first, DDP by the second
     for g in opt.param_groups: g['lr'] = lr
-    sums, norm = torch.zeros(2, device=acc.device), torch.zeros(())
+    sums, norm, acc.step = torch.zeros(2, device=acc.device), None, 0      # accelerate counts micro-batches, over checkpoints too: here a step begins
     for batch in batches:
         with acc.accumulate(model):
             losses, labels = token_losses(model, {k:v.to(acc.device) for k,v in batch.items()})
@@ -92,7 +96,7 @@ def optimizer_step(
             opt.step(); opt.zero_grad()
         sums += torch.stack([losses.detach()[labels!=eos].sum(), (labels!=eos).sum()])
     nats, tokens = acc.reduce(sums, 'sum').tolist()
-    return dict(nats=nats, tokens=int(tokens), grad_norm=float(norm if norm is not None else math.nan), stop=bool(stop))
+    return dict(nats=nats, tokens=int(tokens), grad_norm=None if norm is None else float(norm), stop=bool(stop))
 
 # %% ../nbs/11_training.ipynb #0bfaca33
 def _has_key()->bool:
@@ -132,7 +136,7 @@ class RunLog:
     def close(self):
         if self.wandb is not None: self.wandb.finish()
 
-# %% ../nbs/11_training.ipynb #6f9bfb97
+# %% ../nbs/11_training.ipynb #bed28270
 def _replace(new:Path, old:Path):
     "Put a folder in the place of another, which is deleted last"
     aside = old.with_name(old.name+'.old')
@@ -154,6 +158,7 @@ def save_checkpoint(
     acc.wait_for_everyone()
     acc.save_state(str(new))
     weights = acc.get_state_dict(model)
+    acc.wait_for_everyone()             # each process has written its part
     if acc.is_main_process:
         (new/'progress.json').write_text(json.dumps(progress))
         _replace(new, folder/'checkpoint')
@@ -183,16 +188,16 @@ def set_aside(
     for f in there: f.rename(folder/f'previous-{n}'/f.name)
     return folder/f'previous-{n}'
 
-# %% ../nbs/11_training.ipynb #39cbe6e3
+# %% ../nbs/11_training.ipynb #9fb92b68
 class Interrupted(KeyboardInterrupt):
     "The run was stopped by Ctrl-C or SIGTERM, after a checkpoint was written"
 
 class _Stop:
-    "Turns Ctrl-C and SIGTERM into a wish that the loop grants after its step; a second Ctrl-C ends at once"
-    def __init__(self): self.wanted, self.before = False, {}
-    def __call__(self, *_):
-        if self.wanted: raise KeyboardInterrupt
-        self.wanted = True
+    "Turns Ctrl-C and SIGTERM into a wish that the loop grants after its step; another Ctrl-C, a second later or more, ends at once"
+    def __init__(self): self.wanted, self.since, self.before = False, 0.0, {}
+    def __call__(self, sig, _):
+        if not self.wanted: self.wanted, self.since = True, time.monotonic()
+        elif sig==signal.SIGINT and time.monotonic()-self.since>1: raise KeyboardInterrupt      # sooner, it is the same one, which a launcher has passed on
     def __enter__(self):
         try: self.before = {s:signal.signal(s, self) for s in (signal.SIGINT, signal.SIGTERM)}
         except ValueError: pass     # not in the main thread: nothing to catch
@@ -203,21 +208,48 @@ class _Stop:
 def make_accelerator(
     accumulation:int=1, # micro-batches of a step
 )->Accelerator:
-    "Devices and processes as the machine or `accelerate launch` has them; bf16 on a GPU"
-    return Accelerator(gradient_accumulation_steps=accumulation, mixed_precision='bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else 'no')
+    "Devices and processes as the machine or `accelerate launch` has them; bf16 on a GPU. Several processes without GPUs share the CPU (left to itself, accelerate makes them trainings of their own)"
+    alone = int(os.environ.get('WORLD_SIZE', 1))==1
+    return Accelerator(cpu=not alone and (torch.backends.mps.is_available() or not torch.accelerator.is_available()), gradient_accumulation_steps=accumulation, mixed_precision='bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else 'no')
 
-# %% ../nbs/11_training.ipynb #49cabdf2
-def _begin(settings:Settings, acc:Accelerator, n_proteins:int, model)->tuple[int,tuple]:
+# %% ../nbs/11_training.ipynb #7eb9026c
+def _same(settings:Settings, acc:Accelerator, n_proteins:int, about:dict)->dict:
+    "What a run has to keep when it goes on. Of the first three, only the product has to (DeepSpeed keeps a part for each process, and needs as many)"
+    s = {k:getattr(settings, k) for k in ('batch_size','gradient_accumulation_steps')}|dict(processes=acc.num_processes, deepspeed=acc.distributed_type==DistributedType.DEEPSPEED)
+    return s|{k:getattr(settings, k) for k in ('max_length','seed','positions')}|dict(proteins=n_proteins, tokenizer=about.get('kanzi_identity'))
+
+def _changed(now:dict, was:dict)->list[str]:
+    "Names of what differs between two of `_same`"
+    parts = ('batch_size','gradient_accumulation_steps','processes')
+    differ = [k for k in now if now[k]!=was.get(k) and (k not in parts or (k=='processes' and now['deepspeed']))]
+    return differ+(['rows in a step'] if math.prod(now[k] for k in parts)!=math.prod(was[k] for k in parts) else [])
+
+def _say_schedule(settings:Settings, path:Path, step:int, before:int, total:int):
+    "Going on for longer is fine, and changes the learning rate; say so, and when there is nothing to do"
+    rate = lambda n: learning_rate(min(step, n-1), n, settings.learning_rate, settings.warmup_ratio)
+    if step>=total: log.warning('%s is at step %d of %d: there is nothing left to do; a higher --max-steps or --num-epochs goes on', path, step, total)
+    elif before!=total: log.warning('%s is of a run of %d steps, and this one has %d: from here on the learning rate follows the new schedule (%.2e at step %d; by the old one, %.2e)', path, before, total, rate(total), step+1, rate(before))
+
+def _forget_later(file:Path, step:int):
+    "Drop figures of steps that will be taken again, and a last line that was cut"
+    lines = file.read_text().splitlines(True) if file.exists() else []
+    kept = [l for l in lines if l.endswith('\n') and json.loads(l)['step']<=step]
+    if kept==lines: return
+    file.with_suffix('.new').write_text(''.join(kept)); file.with_suffix('.new').replace(file)
+
+def _begin(settings:Settings, acc:Accelerator, n_proteins:int, about:dict, total:int)->tuple[int,tuple]:
     "Load the checkpoint of a run that is to go on, or clear the place for a new one: (step, place in the data)"
     folder = Path(settings.output_dir)
     if settings.resume and (found := find_checkpoint(folder)):
         path, progress = found
-        same = {k:getattr(settings, k) for k in ('batch_size','gradient_accumulation_steps','max_length','seed','positions')}|dict(proteins=n_proteins, processes=acc.num_processes)
-        rows = lambda s: s['batch_size']*s['gradient_accumulation_steps']*s['processes']
-        differ = [k for k in ('max_length','seed','positions','proteins') if same[k]!=progress['same'][k]]+(['rows in a step'] if rows(same)!=rows(progress['same']) else [])
-        if differ: raise ValueError(f'{path} was written by a run with other settings ({", ".join(differ)}): {progress["same"]}; repeat those to go on')
+        if (differ := _changed(_same(settings, acc, n_proteins, about), progress['same'])):
+            raise ValueError(f'{path} was written by a run with other settings ({", ".join(differ)}): {progress["same"]}; repeat those to go on')
         try: acc.load_state(str(path))
-        except (RuntimeError, OSError, ValueError, KeyError) as e: raise ValueError(f'{path} does not fit this model: {str(e).splitlines()[0]}') from None
+        except (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError) as e:
+            raise ValueError(f'{path} cannot be loaded into this model: {(str(e) or type(e).__name__).splitlines()[0]}') from None
+        if acc.is_main_process:
+            _say_schedule(settings, path, progress['step'], progress['total'], total)
+            _forget_later(folder/'metrics.jsonl', progress['step'])
         return progress['step'], tuple(progress['place'])
     if acc.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
@@ -235,28 +267,29 @@ def fit(
     about:dict|None=None, # what `save_model` is to record
 )->dict: # 'step', 'loss' (last logged, nats a structure token), 'total' steps
     "Train; raises `Interrupted` after Ctrl-C, when the checkpoint is written"
-    acc = make_accelerator(settings.gradient_accumulation_steps)
+    acc, about = make_accelerator(settings.gradient_accumulation_steps), about or {}
     micro = settings.gradient_accumulation_steps*acc.num_processes
     plan = StepPlan(train.lengths, settings.batch_size*micro, settings.max_length, settings.seed)
     total = plan.count(settings.num_epochs, settings.max_steps)
     model, opt = acc.prepare(model, make_optimizer(model, settings.weight_decay))
     model.train()
-    step, place = _begin(settings, acc, len(train), model)
-    run = _Run(settings, acc, model, rows, train, step, total, about or {})
+    step, place = _begin(settings, acc, len(train), about, total)
+    if step>=total: return dict(step=step, loss=math.nan, total=total)
+    run = _Run(settings, acc, model, rows, train, step, total, about)
     with _Stop() as stop:
         for place,members in plan.run(settings.num_epochs, place):
             if step>=total: break
             out = optimizer_step(acc, model, opt, run.batches(members, micro), learning_rate(step, total, settings.learning_rate, settings.warmup_ratio), rows.vocab.EOS, stop.wanted)
             step += 1
             run.after(step, out)
+            if out['stop'] or step==total or (settings.save_interval>0 and step%settings.save_interval==0): run.save(step, place)     # first: a launcher gives 30 s to end
+            if out['stop'] and step<total: run.close(); raise Interrupted
             for interval,fn in evaluations:
                 if step==total or (interval>0 and step%interval==0): run.evaluate(step, fn)
-            if out['stop'] or step==total or (settings.save_interval>0 and step%settings.save_interval==0): run.save(step, place)
-            if out['stop'] and step<total: run.close(); raise Interrupted
     run.close()
     return dict(step=step, loss=run.loss, total=total)
 
-# %% ../nbs/11_training.ipynb #aa6512c0
+# %% ../nbs/11_training.ipynb #b6eeeb59
 class _Run:
     "The loop's surroundings"
     def __init__(self, settings, acc, model, rows, train, step, total, about):
@@ -274,13 +307,14 @@ class _Run:
     def after(self, step:int, out:dict):
         "Count, and log now and then"
         self.bar.update()
+        if not (math.isfinite(out['nats']) and math.isfinite(out['grad_norm'] or 0)):
+            raise RuntimeError(f'at step {step} the loss is {out["nats"]/max(1, out["tokens"])} and the norm of its gradient {out["grad_norm"]}; go on from the last checkpoint with a lower --learning-rate')
         self.nats += out['nats']; self.tokens += out['tokens']
         if step%self.settings.log_interval and step!=self.total: return
         if not self.tokens: return log.warning('step %d: no protein of these steps could be read', step)
         self.loss, seconds = self.nats/self.tokens, time.perf_counter()-self.began
-        if not math.isfinite(self.loss): raise RuntimeError(f'the loss is {self.loss} at step {step}; go on from the last checkpoint with a lower --learning-rate')
         figures = dict(loss=self.loss, learning_rate=learning_rate(step-1, self.total, self.settings.learning_rate, self.settings.warmup_ratio), grad_norm=out['grad_norm'],
-                       residues_per_second=self.tokens/seconds, skipped=len(self.rows.bad))
+                       residues_per_second=self.tokens/seconds, skipped=len({*gather_object([*self.rows.bad])}))
         self.nats, self.tokens, self.began = 0.0, 0, time.perf_counter()
         if self.log:
             self.log(step, figures)
@@ -298,9 +332,8 @@ class _Run:
 
     def save(self, step:int, place:tuple):
         "Write a checkpoint"
-        s = self.settings
-        same = dict(batch_size=s.batch_size, gradient_accumulation_steps=s.gradient_accumulation_steps, processes=self.acc.num_processes, max_length=s.max_length, seed=s.seed, positions=s.positions, proteins=len(self.train))
-        save_checkpoint(self.acc, self.model, self.folder, dict(step=step, place=place, total=self.total, same=same), self.rows.vocab, dict(positions=s.positions)|self.about)
+        progress = dict(step=step, place=place, total=self.total, same=_same(self.settings, self.acc, len(self.train), self.about))
+        save_checkpoint(self.acc, self.model, self.folder, progress, self.rows.vocab, dict(positions=self.settings.positions)|self.about)
 
     def close(self):
         self.bar.close()
