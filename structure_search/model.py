@@ -6,10 +6,11 @@
 __all__ = ['log', 'PRESETS', 'TINYLLAMA', 'preset_config', 'count_parameters', 'resolve', 'make_vocab', 'code_rows',
            'hide_positions', 'build_model', 'save_model', 'load_model']
 
-# %% ../nbs/08_model.ipynb #dbbfa206
+# %% ../nbs/08_model.ipynb #16fc91be
 import importlib.util, json, logging, math
 from pathlib import Path
 import torch
+from safetensors import SafetensorError
 from .vocab import Vocab, extended_vocab, minimal_vocab
 
 log = logging.getLogger('structure_search')
@@ -133,7 +134,7 @@ def build_model(
             for layer in (model.get_input_embeddings(), model.get_output_embeddings()): layer.weight[vocab.first:vocab.first+vocab.n_structure] = code_rows(levels, layer.weight.shape[1], model.config.initializer_range)
     return hide_positions(model)
 
-# %% ../nbs/08_model.ipynb #c4f38f23
+# %% ../nbs/08_model.ipynb #b6842431
 def save_model(
     folder:str|Path,
     model, # of transformers
@@ -161,6 +162,6 @@ def load_model(
     try:
         about = json.loads((folder/'translator.json').read_text())
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, attn_implementation=_attention(flash), dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError) as e: raise ValueError(f'{folder}: not a complete model folder ({str(e).splitlines()[0]})') from None
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e: raise ValueError(f'{folder}: not a complete model folder ({str(e).splitlines()[0]})') from None
     if model.config.vocab_size!=vocab.size: raise ValueError(f'{folder}: the model has {model.config.vocab_size} tokens and vocab.json {vocab.size}; they are not of one training')
     return hide_positions(model).eval(), vocab, about

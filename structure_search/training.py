@@ -212,7 +212,7 @@ def make_accelerator(
     alone = int(os.environ.get('WORLD_SIZE', 1))==1
     return Accelerator(cpu=not alone and (torch.backends.mps.is_available() or not torch.accelerator.is_available()), gradient_accumulation_steps=accumulation, mixed_precision='bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else 'no')
 
-# %% ../nbs/11_training.ipynb #7eb9026c
+# %% ../nbs/11_training.ipynb #78b53b23
 def _same(settings:Settings, acc:Accelerator, n_proteins:int, about:dict)->dict:
     "What a run has to keep when it goes on. Of the first three, only the product has to (DeepSpeed keeps a part for each process, and needs as many)"
     s = {k:getattr(settings, k) for k in ('batch_size','gradient_accumulation_steps')}|dict(processes=acc.num_processes, deepspeed=acc.distributed_type==DistributedType.DEEPSPEED)
@@ -221,7 +221,7 @@ def _same(settings:Settings, acc:Accelerator, n_proteins:int, about:dict)->dict:
 def _changed(now:dict, was:dict)->list[str]:
     "Names of what differs between two of `_same`"
     parts = ('batch_size','gradient_accumulation_steps','processes')
-    differ = [k for k in now if now[k]!=was.get(k) and (k not in parts or (k=='processes' and now['deepspeed']))]
+    differ = [k for k in now if k in was and now[k]!=was[k] and (k not in parts or (k=='processes' and now['deepspeed']))]
     return differ+(['rows in a step'] if math.prod(now[k] for k in parts)!=math.prod(was[k] for k in parts) else [])
 
 def _say_schedule(settings:Settings, path:Path, step:int, before:int, total:int):
