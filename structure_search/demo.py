@@ -74,12 +74,12 @@ def report(
     (folder/'demo.txt').write_text(text+'\n')
     return text
 
-# %% ../nbs/19_demo.ipynb #b944e836
+# %% ../nbs/19_demo.ipynb #6e6c8122
 TRAINING = '--model-name nano --max-protein-length 256 --max-length 516 --batch-size 8 --gradient-accumulation-steps 1 --learning-rate 4e-3 --log-interval 50 --eval-interval 200 --rmsd-eval-interval 0 --save-interval 0'.split()
 
 def demo(
     folder:Path, # where everything goes
-    epochs:int=14, # of the training
+    epochs:int=12, # of the training
     max_protein_length:int=256, # residues; fewer for a quicker look
 )->str: # the report
     "Train, predict, compare, report"
@@ -102,7 +102,7 @@ def main(argv=None)->int:
     "Entry point of `ss_demo`; returns the exit code"
     p = argparse.ArgumentParser(prog='ss_demo', description='Train on the embedded proteins, predict held-out ones, and show how good that is.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument('--output-dir', default='demo_output', help='folder for the model, figure and page')
-    p.add_argument('--epochs', type=int, default=14, help='times that each protein is seen; each costs about 20 seconds on two cores')
+    p.add_argument('--epochs', type=int, default=12, help='times that each protein is seen; each costs about 15 seconds on two cores')
     p.add_argument('--max-protein-length', type=int, default=256, help='residues; fewer for a quicker look')
     a = p.parse_args(argv)
     from structure_search.train import command
