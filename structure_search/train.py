@@ -9,7 +9,7 @@ __all__ = ['number', 'make_parser', 'run', 'command', 'main']
 import argparse, json, logging, sys
 from pathlib import Path
 
-# %% ../nbs/12_train.ipynb #835c73a3
+# %% ../nbs/12_train.ipynb #69fc3fa8
 def number(
     kind:type, # int or float
     low:float, # smallest value that makes sense
@@ -24,6 +24,7 @@ def number(
         return value
     return parse
 
+# %% ../nbs/12_train.ipynb #723c1a6d
 def make_parser(
     prog:str, # name of the command
     description:str, # first line of its help

@@ -123,7 +123,7 @@ def _load_state(run:TokenizerTraining, path:Path):
     for k in _STATE[0]: getattr(run, k).load_state_dict(state[k])
     for k in _STATE[1]: setattr(run, k, state[k])
 
-# %% ../nbs/15_train_tokenizer.ipynb #a5958afc
+# %% ../nbs/15_train_tokenizer.ipynb #2e649b2b
 def _held_out(db:PairedFoldseekDB, clusters:str|None, fraction:float)->tuple[list,list]:
     "Proteins to train on, and proteins of 40-256 residues of held-out clusters, as C-alpha coordinates"
     ids = db.keys if clusters is None else read_clusters(clusters, db.keys)
@@ -135,6 +135,7 @@ def _held_out(db:PairedFoldseekDB, clusters:str|None, fraction:float)->tuple[lis
     if not out[0] or not out[1]: raise ValueError(f'{db.path}: {len(out[0])} proteins to train on and {len(out[1])} to measure with; both are needed (--val-fraction, --clusters)')
     return out
 
+# %% ../nbs/15_train_tokenizer.ipynb #e5f25d6b
 def train(
     db_path:str, # Foldseek database with `_ca`
     output:str, # .safetensors to write; OUTPUT.state is the checkpoint of the run, OUTPUT.jsonl its log
