@@ -226,8 +226,8 @@ class FoldseekCaDB(FoldseekDB):
         n = self.index.lengths.astype(np.int64)-1
         return np.where(n%12==0, n//12, (n-7)//6)
 
-# %% ../nbs/00_foldseek_db.ipynb #68a6feb8
-@dataclass
+# %% ../nbs/00_foldseek_db.ipynb #48b09310
+@dataclass(eq=False)
 class Protein:
     "One chain of a database"
     key:int  # key in the database

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'OF_A_RUN', 'Settings', 'learning_rate', 'token_losses', 'make_optimizer', 'optimizer_step', 'start_wandb',
-           'RunLog', 'save_checkpoint', 'find_checkpoint', 'set_aside', 'Interrupted', 'make_accelerator', 'fit']
+           'RunLog', 'save_checkpoint', 'find_checkpoint', 'set_aside', 'Interrupted', 'Stop', 'make_accelerator',
+           'fit']
 
 # %% ../nbs/11_training.ipynb #0241038b
 import json, logging, math, netrc, os, pickle, shutil, signal, time
@@ -193,11 +194,11 @@ def set_aside(
     for f in there: f.rename(folder/f'previous-{n}'/f.name)
     return folder/f'previous-{n}'
 
-# %% ../nbs/11_training.ipynb #9fb92b68
+# %% ../nbs/11_training.ipynb #8d0d5ba8
 class Interrupted(KeyboardInterrupt):
     "The run was stopped by Ctrl-C or SIGTERM, after a checkpoint was written"
 
-class _Stop:
+class Stop:
     "Turns Ctrl-C and SIGTERM into a wish that the loop grants after its step; another Ctrl-C, a second later or more, ends at once"
     def __init__(self): self.wanted, self.since, self.before = False, 0.0, {}
     def __call__(self, sig, _):
@@ -264,7 +265,7 @@ def _begin(settings:Settings, acc:Accelerator, n_proteins:int, about:dict, total
     acc.wait_for_everyone()
     return 0, (0,0,0)
 
-# %% ../nbs/11_training.ipynb #4dcd91c9
+# %% ../nbs/11_training.ipynb #b9d8c259
 def fit(
     settings:Settings,
     model, # of transformers, float32
@@ -283,7 +284,7 @@ def fit(
     step, place = _begin(settings, acc, len(train), about, total)
     if step>=total: return dict(step=step, loss=math.nan, total=total)
     run = _Run(settings, acc, model, rows, train, step, total, about)
-    with _Stop() as stop:
+    with Stop() as stop:
         for place,members in plan.run(settings.num_epochs, place):
             if step>=total: break
             out = optimizer_step(acc, model, opt, run.batches(members, micro), learning_rate(step, total, settings.learning_rate, settings.warmup_ratio), rows.vocab.EOS, stop.wanted)

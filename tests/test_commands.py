@@ -1,8 +1,9 @@
 "The commands as people type them, in processes of their own, on a linked database."
 import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
-import pytest
+import pytest, torch
 from structure_search.foldseek_db import demo_db
+from structure_search.kanzi_model import read_metadata
 
 ROOT = Path(__file__).resolve().parents[1]
 OWNER_KANZI = 'python -m structure_search.train_kanzi --no-flash-attn --batch-size 4 --gradient-accumulation-steps 4 --learning-rate 1e-4 --log-interval 50 --eval-interval 500 --rmsd-eval-interval 1000 --rmsd-eval-samples 20'
@@ -63,8 +64,26 @@ def test_ctrl_c_leaves_a_resumable_state(home):
     steps = [json.loads(l)['step'] for l in open(metrics) if 'learning_rate' in l]
     assert steps==list(range(1, 41))
 
-@pytest.mark.parametrize('module', ['train', 'train_kanzi'])
+def test_tokenizer_training_stops_and_goes_on(home):
+    "SIGINT in the middle: exit code 130, a checkpoint; --resume goes on from its step and ends with a tokenizer"
+    out = home/'t.safetensors'
+    words = f'python -m structure_search.train_tokenizer --db-path data/foldseek/afdb50/afdb50 --output {out} --width 16 --residues 256'.split()
+    env = os.environ|{'PATH':f'{Path(sys.executable).parent}:{os.environ["PATH"]}', 'OMP_NUM_THREADS':'1'}
+    with subprocess.Popen([*words, '--minutes', '10', '--eval-minutes', '0.1'], cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
+        while p.poll() is None and not Path(f'{out}.state').exists(): time.sleep(0.05)
+        p.send_signal(signal.SIGINT)
+        said = p.communicate(timeout=120)[0]
+    assert p.returncode==130 and 'go on with --resume' in said, said
+    before = torch.load(f'{out}.state', weights_only=True)
+    minutes = before['seconds']/60+0.02
+    r = call(' '.join([*words, '--minutes', str(minutes), '--resume']), home)
+    assert r.returncode==0, r.stderr
+    after = torch.load(f'{out}.state', weights_only=True)
+    assert after['step']>before['step']>0 and after['log'][:len(before['log'])]==before['log'] and before['log']
+    assert read_metadata(out)['card']['steps']==after['step']
+
+@pytest.mark.parametrize('module', ['train', 'train_kanzi', 'train_tokenizer', 'demo'])
 def test_help_needs_nothing_heavy(module):
     r = subprocess.run([sys.executable, '-X', 'importtime', '-m', f'structure_search.{module}', '--help'], capture_output=True, text=True)
-    assert r.returncode==0 and '--gradient-accumulation-steps' in r.stdout
+    assert r.returncode==0 and r.stdout.startswith('usage: ')
     assert not [l for l in r.stderr.splitlines() if l.split('|')[-1].strip() in ('torch','numpy','transformers')]
