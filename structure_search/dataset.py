@@ -6,10 +6,10 @@
 __all__ = ['log', 'POSITIONS', 'unit_hash', 'read_clusters', 'in_validation', 'Selection', 'select', 'ProteinRows',
            'row_positions', 'collate', 'shuffled', 'StepPlan', 'micro_batches']
 
-# %% ../nbs/07_dataset.ipynb #b7c07c75
+# %% ../nbs/07_dataset.ipynb #ea90f92f
 import hashlib, logging
-from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
@@ -37,20 +37,32 @@ def unit_hash(
     ids = np.asarray(ids).astype(np.uint64)
     return _mix(_mix(ids)^_mix(np.uint64([salt])) if salt else ids)/2.0**64
 
-# %% ../nbs/07_dataset.ipynb #258ab864
+# %% ../nbs/07_dataset.ipynb #0530ad19
+def _cluster_line(line:str, path, n:int)->tuple[int,int]:
+    "Key and cluster number of a line; a name's number is a hash"
+    cols = line.split()
+    if len(cols)<2 or not (cols[0].isascii() and cols[0].isdecimal()) or len(cols[0])>19: raise FoldseekFormatError(f'{path}, line {n}: {line.strip()[:60]!r} is not "key<tab>cluster"')
+    word = cols[1]
+    number = word.isascii() and word.isdecimal() and len(word)<=19
+    return int(cols[0]), int(word) if number else int.from_bytes(hashlib.blake2b(word.encode('utf-8', 'surrogateescape'), digest_size=8).digest())
+
 def read_clusters(
     path:str|Path, # text: key<tab>cluster, one protein a line; clusters are numbers or names
     keys:np.ndarray, # keys of the database, ascending, (N,)
 )->np.ndarray: # number of each key's cluster, uint64 (N,)
     "Read a cluster table; raises `FoldseekFormatError` for bad lines and for keys that it lacks"
-    found, cluster = np.zeros(len(keys), bool), np.zeros(len(keys), np.uint64)
-    with open(path, encoding='utf-8') as f:
-        for n,line in enumerate(f, 1):
-            cols = line.split()
-            if len(cols)<2 or not cols[0].isdigit(): raise FoldseekFormatError(f'{path}, line {n}: {line.strip()[:60]!r} is not "key<tab>cluster"')
-            i = int(np.searchsorted(keys, int(cols[0])))
-            if i<len(keys) and keys[i]==int(cols[0]):
-                found[i], cluster[i] = True, int(cols[1]) if cols[1].isdigit() else int.from_bytes(hashlib.blake2b(cols[1].encode(), digest_size=8).digest())
+    found, cluster, at = np.zeros(len(keys), bool), np.zeros(len(keys), np.uint64), 0
+    try: f = open(path, encoding='utf-8', errors='surrogateescape')
+    except FileNotFoundError: raise FileNotFoundError(f'{path}: no such cluster table (--clusters)') from None
+    with f:
+        while lines := list(islice(f, 1<<18)):
+            pairs = np.array([_cluster_line(l, path, at+n) for n,l in enumerate(lines, 1) if not l.isspace()], np.uint64).reshape(-1, 2)
+            pairs, at = pairs[pairs[:,0]<=0xFFFFFFFF], at+len(lines)
+            i = np.searchsorted(keys, pairs[:,0].astype(keys.dtype)); i[i==len(keys)] = 0
+            here = keys[i]==pairs[:,0]
+            i, c = i[here], pairs[here,1]
+            old = found[i]&(cluster[i]!=c); cluster[i], found[i] = c, True
+            if (old := old|(cluster[i]!=c)).any(): raise FoldseekFormatError(f'{path}: key {keys[i[old][0]]} is in two clusters')
     if not found.all():
         raise FoldseekFormatError(f'{path} has no cluster for {int((~found).sum()):,} of {len(keys):,} keys of the database (the first is {keys[~found][0]}); is it the table of another database?')
     return cluster
@@ -62,7 +74,7 @@ def in_validation(
     "Which proteins are held out for validation"
     return unit_hash(ids)<fraction
 
-# %% ../nbs/07_dataset.ipynb #e616bf0e
+# %% ../nbs/07_dataset.ipynb #e71aff19
 @dataclass
 class Selection:
     "Proteins of a database, by key"
@@ -84,6 +96,7 @@ def select(
     max_length:int=1024, # tokens of a row, 2 a residue and 4
 )->tuple[Selection,Selection,str]: # for training, for validation, and what was left out, in words
     "Choose proteins from the index alone; raises FileNotFoundError or ValueError when there are none"
+    if not len(db): raise ValueError(f'{db.path}: the database has no entry; its index is empty')
     lengths, there = db.residues(), db.having('ss' if alphabet=='3di' else 'ca')
     longest = min(max_protein_length, (max_length-4)//2)
     reasons = {f'over {longest} residues': lengths>longest, f'without {"3Di letters" if alphabet=="3di" else "coordinates"}': ~there, 'empty': lengths<1}
@@ -114,23 +127,24 @@ class ProteinRows:
         log.warning('skipped key %d: %s', key, why)
         if len(self.bad)>max(10, self.tolerance*self.seen): raise FoldseekFormatError(f'{self.db.path}: {len(self.bad)} of the first {self.seen} entries are bad; the last is key {key}: {why}')
 
-# %% ../nbs/07_dataset.ipynb #b4fea6ad
+# %% ../nbs/07_dataset.ipynb #fd23b2c6
 @patch
 def proteins(self:ProteinRows,
     keys, # of the database
+    names:bool=True, # read their headers too
 )->list: # of (Protein, structure numbers int64 (L,)), without the bad ones
-    "Read proteins and their structure tokens"
-    good = []
+    "Read proteins and their structure tokens, and nothing that these don't need"
+    good, parts = [], ('ss' if self.vocab.alphabet=='3di' else 'ca', *(('h',) if names else ()))
     for key in keys:
         self.seen += 1
         try:
-            p = self.db[int(key)]
+            p = self.db.read(key, parts)
             self.vocab.prompt(p.aa)
             if self.vocab.alphabet=='3di':
                 if p.ss is None: raise FoldseekFormatError('it has no 3Di letters')
                 good.append((p, self.vocab.structure(p.ss)))
             else:
-                if p.ca is None or not np.isfinite(p.ca).all(): raise FoldseekFormatError('it has no coordinates, or some that are not numbers')
+                if p.ca is None or not np.abs(p.ca).max(initial=0)<1e5: raise FoldseekFormatError('it has no coordinates, or some that are not numbers or beyond 100,000 angstrom')
                 good.append((p, None))
         except ValueError as e: self._skip(key, e)
     if self.vocab.alphabet=='3di' or not good: return good
@@ -141,7 +155,7 @@ def __call__(self:ProteinRows,
     keys, # of the database
 )->list[np.ndarray]: # rows, int64 (2L+4,)
     "Read proteins as rows"
-    return [self.vocab.encode(p.aa, x) for p,x in self.proteins(keys)]
+    return [self.vocab.encode(p.aa, x) for p,x in self.proteins(keys, names=False)]
 
 # %% ../nbs/07_dataset.ipynb #6a6db3ee
 POSITIONS = 'aligned', 'sequential'

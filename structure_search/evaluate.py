@@ -6,10 +6,10 @@
 __all__ = ['HEADER', 'teacher_forced', 'with_wrong_sequences', 'free_running', 'summary', 'save_examples', 'compare',
            'table_rows', 'format_table']
 
-# %% ../nbs/10_evaluate.ipynb #796a1563
+# %% ../nbs/10_evaluate.ipynb #d2fe7051
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
-from .dataset import collate
+from .dataset import collate, log
 from .kanzi_tokenizer import length_groups
 from .metrics import lddt, rmsd, summarize_rmsd, superpose, tm_score, token_accuracy
 from .predict import Predictor
@@ -52,13 +52,16 @@ def with_wrong_sequences(
     def sequence(i): return ''.join(np.resize([*pairs[other[i]][0].aa], len(pairs[i][0])))
     return [(type(p)(**{**p.__dict__, 'aa':sequence(i)}), x) for i,(p,x) in enumerate(pairs)]
 
-# %% ../nbs/10_evaluate.ipynb #603e52d6
+# %% ../nbs/10_evaluate.ipynb #7bc918ce
 def _compare(p, x, guess)->dict:
     "One prediction against the truth"
     valid = guess is not None and len(guess.tokens)==len(x) and (guess.ca is None or bool(np.isfinite(guess.ca).all()))
     row = dict(key=p.key, name=p.name, residues=len(p), valid=valid, accuracy=token_accuracy(guess.tokens, x) if valid else 0.0)
     if not valid or guess.ca is None: return row|dict(rmsd=np.nan, tm=np.nan, lddt=np.nan)
-    return row|dict(rmsd=rmsd(guess.ca, p.ca), tm=tm_score(guess.ca, p.ca), lddt=lddt(guess.ca, p.ca), confidence=float(guess.confidence.mean()))
+    def score(f):
+        try: return f(guess.ca, p.ca)
+        except ValueError: return np.nan       # as lDDT of a chain that has no two residues near each other
+    return row|dict(rmsd=rmsd(guess.ca, p.ca), tm=score(tm_score), lddt=score(lddt), confidence=float(guess.confidence.mean()))
 
 def free_running(
     predictor:Predictor,
@@ -78,10 +81,10 @@ def summary(
     out = dict(n=len(rows), valid=float(np.mean([r['valid'] for r in rows])), token_accuracy=float((n*[r['accuracy'] for r in rows]).sum()/n.sum()))
     if np.isnan([r['rmsd'] for r in rows]).all() and all(r['valid'] for r in rows): return out      # 3Di has no coordinates
     s = summarize_rmsd([r['rmsd'] for r in rows])
-    def mean(k): return float(np.nanmean([r[k] for r in rows])) if s['failed']<s['n'] else np.nan
+    def mean(k): return float(np.nanmean(v)) if not np.isnan(v := [r[k] for r in rows]).all() else np.nan
     return out|dict(rmsd_mean=s['mean'], rmsd_median=s['median'], rmsd_std=s['std'], under_2=s['under_2'], under_4=s['under_4'], failed=s['failed'], tm=mean('tm'), lddt=mean('lddt'))
 
-# %% ../nbs/10_evaluate.ipynb #26609caf
+# %% ../nbs/10_evaluate.ipynb #826a8922
 def save_examples(
     rows:list[dict], # of `free_running`
     guesses:list, # its predictions
@@ -96,8 +99,11 @@ def save_examples(
         (p, x), guess, png, pdb = pairs[i], guesses[i], folder/f'{which}.png', None
         if guess.ca is None: fig = token_strip(guess.tokens, x)
         else:
-            fig, pdb = superposition_figure(guess.ca, p.ca, f'{which}: {p.name}'), folder/f'{which}.pdb'
-            pdb.write_text(ca_pdb(superpose(guess.ca, p.ca), p.aa, 100*guess.confidence, 'A').replace('END\n', '')+ca_pdb(p.ca, p.aa, None, 'B'))
+            true = p.ca-p.ca.mean(0)        # some structures stand far from the origin, where PDB files end
+            fig = superposition_figure(guess.ca, true, f'{which}: {p.name}')
+            try: text = ca_pdb(superpose(guess.ca, true), p.aa, 100*guess.confidence, 'A').replace('END\n', '')+ca_pdb(true, p.aa, None, 'B')
+            except ValueError as e: log.warning('no PDB file of key %d (%s): %s', p.key, p.name, e)
+            else: pdb = folder/f'{which}.pdb'; pdb.write_text(text)
         fig.savefig(png, dpi=120)
         out[which] = png, pdb
     return out

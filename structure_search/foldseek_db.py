@@ -7,8 +7,8 @@ __all__ = ['AMINO_ACIDS', 'GENERIC', 'CA', 'PADDED', 'COMPRESSED', 'STATES', 'Fo
            'read_dbtype', 'data_files', 'FoldseekDB', 'decode_ca', 'encode_ca', 'FoldseekCaDB', 'Protein', 'name_of',
            'read_lookup', 'PairedFoldseekDB', 'FoldseekDBWriter', 'write_db', 'demo_db']
 
-# %% ../nbs/00_foldseek_db.ipynb #9d7bdfcd
-import os, shutil, tempfile
+# %% ../nbs/00_foldseek_db.ipynb #ef44c408
+import os, re, shutil, tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -17,7 +17,7 @@ import numpy as np
 import zstandard
 from fastcore.basics import patch
 
-# %% ../nbs/00_foldseek_db.ipynb #8410470a
+# %% ../nbs/00_foldseek_db.ipynb #dcec2daf
 class FoldseekFormatError(ValueError):
     "A file is not what the Foldseek format says; the message names the file, the entry or line, and the mend"
 
@@ -32,7 +32,7 @@ class Index:
 
     def row(self, key:int)->int:
         "Row of a key, or -1"
-        i = int(np.searchsorted(self.keys, key)) if 0<=key<=0xFFFFFFFF else len(self)
+        i = int(self.keys.searchsorted(np.uint32(key))) if 0<=key<=0xFFFFFFFF else len(self)     # a key of another type would have the whole column converted
         return i if i<len(self) and self.keys[i]==key else -1
 
 # %% ../nbs/00_foldseek_db.ipynb #d1debeb0
@@ -113,10 +113,11 @@ class FoldseekDB:
     def __contains__(self, key:int)->bool: return self.index.row(key)>=0
     def __repr__(self): return f'{type(self).__name__}({str(self.path)!r}, {len(self):,} entries)'
 
-# %% ../nbs/00_foldseek_db.ipynb #1a152917
+# %% ../nbs/00_foldseek_db.ipynb #afffe98c
 @patch
 def _bytes(self:FoldseekDB, offset:int, n:int, key:int)->bytes:
     "`n` bytes at an offset of the joined data"
+    if n==0: return b''
     part = int(np.searchsorted(self.starts, offset, 'right'))-1
     begin = offset-int(self.starts[part])
     if part>=len(self.parts) or begin+n>len(self.parts[part]):
@@ -148,7 +149,7 @@ def _payload(self:FoldseekDB, key:int)->bytes:
     if self.padded: size = max(size-1, 0)   # padded entries have neither line end nor NUL on disk
     return self._decompress(offset, size, key) if self.compressed else self._bytes(offset, size, key)
 
-# %% ../nbs/00_foldseek_db.ipynb #7a289bea
+# %% ../nbs/00_foldseek_db.ipynb #19f62d31
 STATES = b'ACDEFGHIKLMNPQRSTVWYX'   # 3Di states in the order of their numbers; number 20 is unknown
 _PADDED = np.full(256, 0, np.uint8)
 _PADDED[:21] = _PADDED[32:53] = np.frombuffer(STATES, np.uint8)
@@ -157,6 +158,7 @@ _PADDED[:21] = _PADDED[32:53] = np.frombuffer(STATES, np.uint8)
 def _text(self:FoldseekDB, key:int)->str:
     "An entry as text, case as stored"
     raw = self._payload(key)
+    if not raw: return ''       # as the program has it: lengths 0 and 1 are 0 residues too
     if self.padded:
         letters = _PADDED[np.frombuffer(raw, np.uint8)]
         if not letters.all(): raise FoldseekFormatError(f'{self.path}: key {key} holds a number that is no 3Di state; is the data damaged?')
@@ -164,13 +166,14 @@ def _text(self:FoldseekDB, key:int)->str:
     if raw[-1:]!=b'\n': raise FoldseekFormatError(f'{self.path}: the entry of key {key} does not end where its index line says; do index and data belong together?')
     return raw[:-1].decode('utf-8', 'replace')
 
-# %% ../nbs/00_foldseek_db.ipynb #1ea9864c
+# %% ../nbs/00_foldseek_db.ipynb #768cb2be
 @patch
 def __getitem__(self:FoldseekDB,
     key:int, # key of the protein
-)->str: # upper case
-    "Sequence or 3Di letters of a protein; raises KeyError"
-    return self._text(int(key)).upper()
+)->str: # sequences and 3Di letters in upper case, headers as they are
+    "Text of an entry; raises KeyError"
+    text = self._text(int(key))
+    return text.upper() if self.dbtype&0xFFFF==AMINO_ACIDS else text
 
 @patch
 def residues(self:FoldseekDB)->np.ndarray: # (N,) int64, in the order of `keys`
@@ -240,16 +243,21 @@ class Protein:
     def __len__(self): return len(self.aa)
     def __repr__(self): return f'Protein({self.key}, {self.name!r}, {len(self)} residues{"" if self.ss is None else ", 3Di"}{"" if self.ca is None else ", C-alpha"})'
 
-# %% ../nbs/00_foldseek_db.ipynb #3ace5b3a
+# %% ../nbs/00_foldseek_db.ipynb #0dd672fb
+_ID_PREFIXES = dict.fromkeys(('uc','cl|','sp|','tr|','gb|','ref|','pdb|','bbs|','lcl|','pir||','prf||'), 0)|{'gnl|':1, 'pat|':1, 'gi|':2}    # fields between prefix and name
+
 def name_of(
     header:str, # the whole header
-)->str: # first word, without a UniProt-like prefix (`sp|P69905|HBA_HUMAN` -> `P69905`)
-    "A protein's name, as in `.lookup`"
-    word = header.split(None, 1)[0] if header.strip() else ''
-    parts = word.split('|')
-    return parts[1] if len(parts)>2 and parts[0] in ('sp','tr','cl','lcl','gi','pdb','ref','gb','emb','dbj') else word
+)->str: # first word; of `sp|P69905|HBA_HUMAN` and its like the accession alone, `P69905`
+    "A protein's name, as in `.lookup` (MMseqs2: Util::parseFastaHeader)"
+    word = re.split('[ \t\n]', header, maxsplit=1)[0].removeprefix('consensus_')
+    for prefix,skip in _ID_PREFIXES.items():
+        if word.startswith(prefix):
+            fields = word[len(prefix):].split('|')
+            return fields[skip] if skip<len(fields) else word
+    return word
 
-# %% ../nbs/00_foldseek_db.ipynb #1fb46c63
+# %% ../nbs/00_foldseek_db.ipynb #663087df
 def read_lookup(
     path:str|Path, # a .lookup file
 )->dict[int,str]: # name of each key; empty if there is no such file
@@ -258,12 +266,13 @@ def read_lookup(
     if not path.exists(): return names
     with open(path, encoding='utf-8', errors='replace') as f:
         for n,line in enumerate(f, 1):
-            cols = line.split('\t')
-            if len(cols)<2 or not cols[0].isdigit(): raise FoldseekFormatError(f'{path}, line {n}: not "key<tab>name<tab>file number"')
+            cols = line.split('\t') if '\t' in line else line.split()
+            if not cols: continue
+            if len(cols)<2 or not (cols[0].isascii() and cols[0].isdecimal()): raise FoldseekFormatError(f'{path}, line {n}: not "key<tab>name<tab>file number"')
             names[int(cols[0])] = cols[1].strip()
     return names
 
-# %% ../nbs/00_foldseek_db.ipynb #e0d0b955
+# %% ../nbs/00_foldseek_db.ipynb #bca1e87c
 def _is_there(path:str)->bool: return os.path.lexists(f'{path}.index')
 
 class PairedFoldseekDB:
@@ -279,6 +288,8 @@ class PairedFoldseekDB:
         self.aa = FoldseekDB(path)
         part = lambda ending, cls: cls(f'{path}{ending}') if _is_there(f'{path}{ending}') else None
         self.ss, self.ca, self.h = part('_ss', FoldseekDB), part('_ca', FoldseekCaDB), part('_h', FoldseekDB)
+        for db in (self.aa, self.ss):
+            if db is not None and (kind := db.dbtype&0xFFFF) not in (AMINO_ACIDS, GENERIC): raise FoldseekFormatError(f'{db.path}.dbtype says type {kind}, not {AMINO_ACIDS} (sequences or 3Di letters): this is a database of something else')
 
     @property
     def keys(self)->np.ndarray: # (N,) uint32, ascending
@@ -296,29 +307,39 @@ class PairedFoldseekDB:
         return self.aa.residues()
     def __repr__(self): return f'PairedFoldseekDB({str(self.path)!r}, {len(self):,} proteins{"" if self.ss is None else ", 3Di"}{"" if self.ca is None else ", C-alpha"})'
 
-# %% ../nbs/00_foldseek_db.ipynb #266f4481
+# %% ../nbs/00_foldseek_db.ipynb #2b263bbc
 @patch
-def __getitem__(self:PairedFoldseekDB,
+def read(self:PairedFoldseekDB,
     key:int, # key of the protein
+    parts=('ss','ca','h'), # what to read beside the sequence; what is left out is None, and the key stands for the name
 )->Protein:
     "The protein of a key; raises KeyError, or `FoldseekFormatError` when its parts don't fit together"
     key = int(key)
-    aa = self.aa[key]
-    ss, ca = (db[key] if db is not None and key in db else None for db in (self.ss, self.ca))
+    aa = self.aa._text(key).upper()
+    ss = self.ss._text(key).upper() if 'ss' in parts and self.ss is not None and key in self.ss else None
+    ca = self.ca[key] if 'ca' in parts and self.ca is not None and key in self.ca else None
     for what,x in (('3Di letters (_ss)', ss), ('C-alpha coordinates (_ca)', ca)):
         if x is not None and len(x)!=len(aa):
             raise FoldseekFormatError(f'{self.path}: key {key} has {len(aa)} residues but {len(x)} {what}; are these databases from one download?')
-    header = self.h._text(key) if self.h is not None and key in self.h else self.names.get(key, str(key))
+    header = str(key) if 'h' not in parts else self.h._text(key) if self.h is not None and key in self.h else self.names.get(key, str(key))
     return Protein(key, name_of(header), header, aa, ss, ca)
 
-# %% ../nbs/00_foldseek_db.ipynb #a18dede9
+@patch
+def __getitem__(self:PairedFoldseekDB, key:int)->Protein:
+    "The whole protein of a key"
+    return self.read(key)
+
+# %% ../nbs/00_foldseek_db.ipynb #2089637b
 @patch
 def having(self:PairedFoldseekDB,
     part:str, # 'ss' or 'ca'
 )->np.ndarray: # bool (N,), in the order of `keys`
     "Which keys have an entry in `_ss` or `_ca`; raises FileNotFoundError when the whole part is missing"
     db = getattr(self, part)
-    if db is None: raise FileNotFoundError(f'{self.path}_{part} is not there: this database has no {"3Di letters" if part=="ss" else "C-alpha coordinates"}')
+    if db is None:
+        left = [f for f in (f'{self.path}_{part}{end}' for end in ('', '.0', '.dbtype')) if os.path.lexists(f)]
+        raise FileNotFoundError(f'{self.path}_{part}.index is missing, though {left[0]} is there: was the download complete?' if left else
+                                f'{self.path}_{part} is not there: this database has no {"3Di letters" if part=="ss" else "C-alpha coordinates"}')
     return np.isin(self.keys, db.keys, assume_unique=True)
 
 # %% ../nbs/00_foldseek_db.ipynb #d5c0a687
@@ -335,7 +356,7 @@ class FoldseekDBWriter:
         self.files, self.rows, self.lookup = {}, {}, []
         return self
 
-# %% ../nbs/00_foldseek_db.ipynb #84897f91
+# %% ../nbs/00_foldseek_db.ipynb #e6476b29
 @patch
 def _put(self:FoldseekDBWriter, ending:str, key:int, payload:bytes):
     "Append an entry to one of the databases"
@@ -355,14 +376,21 @@ def write(self:FoldseekDBWriter,
     if p.key in self.keys or not 0<=p.key<=0xFFFFFFFF: raise ValueError(f'{self.path}: key {p.key} ({p.name}) is already there or no 32-bit number')
     for x in (p.ss, p.ca):
         if x is not None and len(x)!=len(p.aa): raise ValueError(f'{self.path}: protein {p.key} ({p.name}) has {len(p.aa)} residues but {len(x)} 3Di letters or coordinates')
-    header = p.header.replace('\n', ' ') or p.name
-    self._put('', p.key, p.aa.encode()+b'\n')
-    if has[0]: self._put('_ss', p.key, p.ss.encode()+b'\n')
+    name, header = re.sub(r'\s|[\0-\x1f]', '_', p.name), re.sub(r'[\0-\x08\x0a-\x1f]', ' ', p.header or p.name)      # else lines and entries would break there
+    self._put('', p.key, p.aa.upper().encode()+b'\n')       # Foldseek finds nothing in lower-case targets
+    if has[0]: self._put('_ss', p.key, p.ss.upper().encode()+b'\n')
     if has[1]: self._put('_ca', p.key, encode_ca(p.ca))
     self._put('_h', p.key, header.encode()+b'\n')
-    self.keys.add(p.key); self.lookup.append((p.key, p.name)); self.n += 1
+    self.keys.add(p.key); self.lookup.append((p.key, name)); self.n += 1
 
-# %% ../nbs/00_foldseek_db.ipynb #1dc273fe
+# %% ../nbs/00_foldseek_db.ipynb #f4e60fc6
+@patch
+def _clear(self:FoldseekDBWriter):
+    "Take away the database that stands there, its index first: an old `_ca` or `.0` would be read as the new one's"
+    own = re.compile(re.escape(self.path.name)+r'((_ss|_ca|_h|_id)?(\.index|\.dbtype|\.\d+)?|\.lookup|\.source|\.version|_mapping|_taxonomy)')
+    for f in sorted(self.path.parent.iterdir(), key=lambda f: f.name!=f'{self.path.name}.index'):
+        if own.fullmatch(f.name) and (f.is_symlink() or f.is_file()): f.unlink()
+
 @patch
 def _finish(self:FoldseekDBWriter):
     "Write indexes, types, names; then move everything to its place"
@@ -374,6 +402,7 @@ def _finish(self:FoldseekDBWriter):
     self.lookup.sort()
     (self.tmp/'db.lookup').write_text(''.join(f'{k}\t{name}\t{i}\n' for i,(k,name) in enumerate(self.lookup)), encoding='utf-8')
     (self.tmp/'db.source').write_text(''.join(f'{i}\t{name}\n' for i,(k,name) in enumerate(self.lookup)), encoding='utf-8')
+    self._clear()
     for f in sorted(self.tmp.iterdir(), key=lambda f: f.name=='db.index'): os.replace(f, self.path.with_name(self.path.name+f.name[2:]))  # the index last: it makes the database
 
 @patch

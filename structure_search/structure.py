@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['encode_3di', 'Chain', 'read_structure', 'ca_pdb', 'write_pdb', 'write_mmcif']
 
-# %% ../nbs/01_structure.ipynb #0228c0c3
+# %% ../nbs/01_structure.ipynb #826ef30c
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 import gemmi, mini3di
 import numpy as np
+from .foldseek_db import name_of
 
 # %% ../nbs/01_structure.ipynb #02e02483
 @cache
@@ -76,7 +77,7 @@ def _open(path):
     except (RuntimeError, ValueError, OSError) as e:
         raise ValueError(f'{path}: not readable as PDB or mmCIF, perhaps cut off or of another format ({e})') from e
 
-# %% ../nbs/01_structure.ipynb #669dc19f
+# %% ../nbs/01_structure.ipynb #a1b0ebdb
 def read_structure(
     path:str|Path, # PDB or mmCIF file, may be gzipped; the content tells which
 ) -> list[Chain]: # In the order of the file, of all models
@@ -92,7 +93,7 @@ def read_structure(
             name = stem + f'_MODEL_{model.num}'*(len(st) > 1) + f'_{chain.name}'*several
             n, ca, c, cb = xyz.transpose(1, 0, 2)
             ss = encode_3di(ca, n, c, cb) if np.isfinite(n+c).all(axis=1).any() else None
-            chains.append(Chain(name, f'{name} {title}' if title else name, aa, ss, ca.astype(np.float32)))
+            chains.append(Chain(name_of(name), f'{name} {title}' if title else name, aa, ss, ca.astype(np.float32)))
     if not chains: raise ValueError(f'{path}: no residue has a C-alpha atom, so there is no protein in it')
     return chains
 

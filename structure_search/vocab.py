@@ -142,7 +142,7 @@ def extended_vocab(
     first, n = base_size+s+(0 if found else len(RESIDUES)), 20 if alphabet=='3di' else n_codes
     return Vocab(alphabet, tuple(range(base_size, base_size+s)), residues, first, n, -(-(first+n)//8)*8, base)
 
-# %% ../nbs/06_vocab.ipynb #1070961c
+# %% ../nbs/06_vocab.ipynb #ea41fb77
 @patch
 def save(self:Vocab,
     folder:str|Path, # of the model
@@ -158,7 +158,7 @@ def load(cls:Vocab,
     path = Path(folder, 'vocab.json')
     if not path.is_file(): raise FileNotFoundError(f'{path} is not there: {folder} holds no model trained by structure_search')
     try: return cls(**{k:tuple(v) if isinstance(v, list) else v for k,v in json.loads(path.read_text()).items()})
-    except (TypeError, ValueError) as e: raise ValueError(f'{path}: not a vocabulary of ours ({e})') from None
+    except (AttributeError, TypeError, ValueError) as e: raise ValueError(f'{path}: not a vocabulary of ours ({e})') from None
 
 # %% ../nbs/06_vocab.ipynb #ab2c500b
 def hf_tokenizer(

@@ -98,6 +98,32 @@ def test_clusters(ask, tmp_path, db):
     refused(ask(db, '--clusters', tmp_path/'c.tsv'), 'c.tsv, line 1')
     (tmp_path/'c.tsv').write_text('1\t1\n')
     refused(ask(db, '--clusters', tmp_path/'c.tsv'), 'no cluster for', 'another database')
+    for bad in ('²\t1\n', '1'*30+'\t1\n', '-1\t1\n'):
+        (tmp_path/'c.tsv').write_text(bad, encoding='utf-8')
+        refused(ask(db, '--clusters', tmp_path/'c.tsv'), 'c.tsv, line 1')
+    keys = PairedFoldseekDB(db).keys
+    (tmp_path/'c.tsv').write_bytes(b''.join(b'%d\t\xff%s\n\n' % (k, b'9'*(30 if k%2 else 3)) for k in keys))     # names that are no UTF-8, numbers beyond 64 bits, empty lines
+    assert ask(db, '--clusters', tmp_path/'c.tsv', '--val-fraction', 0.5)[0] in (0, 2)
+    (tmp_path/'c.tsv').write_text(''.join(f'{k}\t{i%7}\n' for i,k in enumerate(keys))+f'{keys[0]}\t6\n')
+    refused(ask(db, '--clusters', tmp_path/'c.tsv'), f'key {keys[0]} is in two clusters')
+
+def test_empty_index(ask, db):
+    Path(f'{db}.index').write_text('')
+    refused(ask(db), 'no entry', 'index is empty')
+
+def test_what_an_alphabet_does_not_need_is_not_read(ask, db):
+    cut(Path(f'{db}_ca')); assert ask(db, alphabet='3di')[0]==0
+
+@pytest.mark.parametrize('kind', ['one residue', 'far apart', 'far away', 'absurd'])
+def test_odd_structures_among_the_samples(ask, tmp_path, proteins, kind):
+    "Legal but odd coordinates are compared as any others; absurd ones are skipped by name"
+    L = 1 if kind=='one residue' else 8
+    ca = np.arange(L)[:,None]*np.array([[3.8, 0, 0]])
+    ca = {'far apart':20*ca, 'far away':ca+20000, 'absurd':ca*1e12}.get(kind, ca)
+    odd = [Protein(k, f'odd{k}', '', 'A'*L, 'D'*L, ca.astype(np.float32)) for k in range(1, 25)]
+    code, said = ask(write_db(tmp_path/'odd', odd if kind!='absurd' else [*odd[:2], *proteins]).path, '--val-fraction', 0)
+    assert code==0 and 'Traceback' not in said, said
+    if kind=='absurd': assert 'skipped key 1' in said and '100,000 angstrom' in said
 
 class Evil:
     def __reduce__(self): return (Path.touch, (Path('evil-was-here'),))

@@ -1,5 +1,5 @@
 "Every database of ../shared/fixtures/foldseek, written by the real Foldseek, against the truth that the program printed"
-import json, shutil
+import json, shutil, time
 import numpy as np, pytest
 from conftest import shared, SHARED
 from structure_search.foldseek_db import *
@@ -137,9 +137,56 @@ def test_coordinates_round_trip(L, scale):
     ca = np.random.default_rng(L).normal(size=(L,3)).astype(np.float32)*scale
     np.testing.assert_allclose(decode_ca(encode_ca(ca)), ca, atol=6e-4)
 
-def test_writer_leaves_nothing_behind_and_replaces_whole(tmp_path):
+def test_writer_leaves_nothing_behind(tmp_path):
     p = Protein(1, 'a', 'a', 'GAV', 'DVD', np.zeros((3,3), np.float32))
     with pytest.raises(ValueError, match='no protein was written'): write_db(tmp_path/'x', [])
     with pytest.raises(ValueError, match='already there'): write_db(tmp_path/'x', [p, p])
     with pytest.raises(ValueError, match='3 residues but 2'): write_db(tmp_path/'x', [Protein(1, 'a', 'a', 'GAV', 'DV')])
     assert not list(tmp_path.iterdir())
+
+def test_writer_replaces_the_whole_database(tmp_path):
+    "Parts and split data files of the database that stood there must not be read as the new one's; neighbours and the targets of links stay"
+    ca = np.ones((3,3), np.float32)
+    write_db(tmp_path/'x', [Protein(1, 'a', 'a', 'GAV', 'DVD', ca)]); write_db(tmp_path/'x_more', [Protein(1, 'n', 'n', 'GAV', 'DVD', ca)])
+    (tmp_path/'x').rename(tmp_path/'real'); (tmp_path/'x.0').symlink_to(tmp_path/'real'); (tmp_path/'x_mapping').write_text('1\t9606\n')
+    assert PairedFoldseekDB(tmp_path/'x')[1].aa=='GAV'
+    new = write_db(tmp_path/'x', [Protein(1, 'b', 'b', 'WWW')])
+    assert (new[1].aa, new[1].ss, new[1].ca, new[1].name)==('WWW', None, None, 'b')
+    assert PairedFoldseekDB(tmp_path/'x_more')[1].ca is not None and (tmp_path/'real').exists()
+    assert not [f.name for f in tmp_path.iterdir() if f.name.startswith(('x_ca','x_ss','x.0','x_mapping'))]
+
+def test_writer_keeps_lines_and_case(tmp_path):
+    db = write_db(tmp_path/'x', [Protein(1, 'a\tb\nc d', 'one\r\ntwo\0\tthree', 'gaV', 'dvd')])
+    assert read_lookup(tmp_path/'x.lookup')=={1: 'a_b_c_d'}
+    assert (tmp_path/'x').read_bytes()==b'GAV\n\0' and (tmp_path/'x_ss').read_bytes()==b'DVD\n\0'
+    assert db[1].header=='one  two \tthree'
+
+def test_headers_keep_their_case_and_other_databases_are_refused(databases):
+    headers = FoldseekDB(databases/'edge/db_h')
+    assert 'e_title A title with' in headers[13]
+    with pytest.raises(FoldseekFormatError, match='says type 6'): PairedFoldseekDB(databases/'clu/db')
+
+def test_empty_entries(tmp_path):
+    "A padded entry of no residues at the end of the file, and index lengths of 0 and 1"
+    (tmp_path/'x').write_bytes(b'MKT\n\0'); (tmp_path/'x.index').write_text('0\t0\t5\n1\t5\t0\n2\t4\t1\n'); (tmp_path/'x.dbtype').write_bytes(bytes(4))
+    db = FoldseekDB(tmp_path/'x')
+    assert [db[k] for k in (0, 1, 2)]==['MKT', '', ''] and db.residues().tolist()==[3, 0, 0]
+    (tmp_path/'p').write_bytes(bytes([2, 17, 17, 2])); (tmp_path/'p.index').write_text('0\t0\t6\n1\t4\t2\n'); (tmp_path/'p.dbtype').write_bytes((1<<19).to_bytes(4, 'little'))
+    assert [FoldseekDB(tmp_path/'p')[k] for k in (0, 1)]==['DVVD', '']
+
+def test_a_part_without_its_index(databases, tmp_path):
+    copy = tmp_path/'db'; shutil.copytree(databases/'plain', copy, symlinks=True)
+    (copy/'db_ca.index').unlink()
+    db = PairedFoldseekDB(copy/'db')            # as a known copy of AFDB50: what needs no coordinates works
+    assert db[int(db.keys[0])].ss
+    with pytest.raises(FileNotFoundError, match=r'db_ca\.index is missing, though .*db_ca is there'): db.having('ca')
+
+def test_looking_up_a_key_does_not_depend_on_the_size():
+    def seconds(n):
+        keys = np.arange(n, dtype=np.uint32); index = Index(keys, keys.astype(np.uint64), keys.astype(np.uint64))
+        def once():
+            t = time.perf_counter()
+            for k in range(0, n, n//200): index.row(k)
+            return time.perf_counter()-t
+        return min(once() for _ in range(5))
+    assert seconds(5_000_000)<30*seconds(1000)         # in proportion to the size it would be 5,000 times
