@@ -19,7 +19,7 @@ from torch import nn, Tensor
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 
-# %% ../nbs/04_kanzi_model.ipynb #d8064ac0
+# %% ../nbs/04_kanzi_model.ipynb #8f961579
 @dataclass
 class KanziConfig:
     "Shape of a Kanzi autoencoder; names as in the published checkpoint's `model_cfg`"
@@ -46,7 +46,7 @@ class KanziConfig:
         def need(ok, what): 
             if not ok: raise ValueError(f'KanziConfig: {what}')
         for k in ('n_channels_decoder','n_channels_encoder','n_layers_encoder','n_layers_decoder','n_heads','mlp_factor'):
-            need(isinstance(getattr(self,k), int) and 0<getattr(self,k)<=8192, f'{k} is {getattr(self,k)!r}, not a whole number from 1 to 8192')
+            need(isinstance(getattr(self,k), int) and 0<getattr(self,k)<=(256 if 'layers' in k else 8192), f'{k} is {getattr(self,k)!r}, not a whole number from 1 to {256 if "layers" in k else 8192}')
         need(self.conditioning_type in ('cat','add'), f"conditioning_type is {self.conditioning_type!r}, not 'cat' or 'add'")
         need(self.encoder_type=='xformer', f"encoder_type is {self.encoder_type!r}, not 'xformer'")
         need(1<=len(self.levels)<=16 and min(self.levels)>1 and self.n_codes<=65536, f'levels {self.levels}: at most 65,536 codes, each level at least 2')
@@ -402,7 +402,7 @@ def flow(self:KanziModel,
         x = x+centre(self.net(x, x.new_tensor([k/n_steps]), z, mask), mask)/n_steps
     return x
 
-# %% ../nbs/04_kanzi_model.ipynb #7c1df565
+# %% ../nbs/04_kanzi_model.ipynb #965beee3
 def _load_pt(path:Path)->tuple[dict,dict]:
     "(state dict, model_cfg) of a checkpoint of the published layout"
     try: ck = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -414,8 +414,12 @@ def _load_pt(path:Path)->tuple[dict,dict]:
     return ck['model'], ck['model_cfg']
 
 def _build(path:Path, cfg:dict)->KanziModel:
-    "The model that a checkpoint's configuration asks for"
-    try: return KanziModel(KanziConfig.from_dict(cfg))
+    "The model that a checkpoint's configuration asks for; memory is taken only if the file can fill it"
+    try:
+        config = KanziConfig.from_dict(cfg)
+        with torch.device('meta'): asked = sum(p.numel() for p in KanziModel(config).parameters())
+        if asked>(size := path.stat().st_size): raise ValueError(f'it asks for {asked:,} weights, and the file has {size:,} bytes')
+        return KanziModel(config)
     except (TypeError, ValueError) as e: raise ValueError(f'{path}: its configuration is not one of a Kanzi autoencoder: {e}') from e
 
 def _load_weights(model:KanziModel, state:dict, path:Path):

@@ -128,7 +128,7 @@ def test_odd_structures_among_the_samples(ask, tmp_path, proteins, kind):
 class Evil:
     def __reduce__(self): return (Path.touch, (Path('evil-was-here'),))
 
-@pytest.mark.parametrize('kind', ['missing', 'folder', 'text', 'cut', 'pickle', 'other', 'foreign safetensors'])
+@pytest.mark.parametrize('kind', ['missing', 'folder', 'text', 'cut', 'pickle', 'other', 'huge claim', 'unfitting', 'foreign safetensors'])
 def test_kanzi_checkpoint(ask, db, tmp_path, kind, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path/('k.safetensors' if 'safetensors' in kind else 'k.pt')
@@ -137,6 +137,9 @@ def test_kanzi_checkpoint(ask, db, tmp_path, kind, monkeypatch):
     if kind=='cut': torch.save(dict(model={'a':torch.zeros(1000)}, model_cfg={}), path); cut(path)
     if kind=='pickle': torch.save(dict(model=Evil()), path)
     if kind=='other': torch.save([1, 2], path)
+    small = dict(n_channels_decoder=16, n_channels_encoder=16, n_layers_encoder=1, n_layers_decoder=1, n_heads=2)
+    if kind=='huge claim': torch.save(dict(model={'a':torch.zeros(1).expand(10**12)}, model_cfg=small|dict(n_channels_decoder=8192, n_layers_decoder=256)), path)
+    if kind=='unfitting': torch.save(dict(model={'a':torch.zeros(10**5)}, model_cfg=small), path)
     if kind=='foreign safetensors':
         from safetensors.torch import save_file
         save_file({'a':torch.zeros(3)}, path)
