@@ -7,19 +7,18 @@ __all__ = ['KanziConfig', 'FSQ', 'Rotary', 'Attention', 'MLP', 'PairEmbedder', '
            'DecoderBlock', 'UpLayer', 'FinalLayer', 'VelocityNet', 'KanziModel', 'centre', 'read_metadata',
            'load_kanzi', 'save_kanzi']
 
-# %% ../nbs/04_kanzi_model.ipynb #c8f2ef23
+# %% ../nbs/04_kanzi_model.ipynb #ec5863cd
 import json, zipfile
 from dataclasses import asdict, dataclass, fields
 from math import log, prod, tan
 from pathlib import Path
-import pickle
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 
-# %% ../nbs/04_kanzi_model.ipynb #8f961579
+# %% ../nbs/04_kanzi_model.ipynb #14f77280
 @dataclass
 class KanziConfig:
     "Shape of a Kanzi autoencoder; names as in the published checkpoint's `model_cfg`"
@@ -42,15 +41,16 @@ class KanziConfig:
     share_adaLN:bool=False  # all decoder blocks share one modulation layer
 
     def __post_init__(self):
-        self.levels = tuple(int(l) for l in self.levels)
+        self.levels = tuple(self.levels)
         def need(ok, what): 
             if not ok: raise ValueError(f'KanziConfig: {what}')
         for k in ('n_channels_decoder','n_channels_encoder','n_layers_encoder','n_layers_decoder','n_heads','mlp_factor'):
             need(isinstance(getattr(self,k), int) and 0<getattr(self,k)<=(256 if 'layers' in k else 8192), f'{k} is {getattr(self,k)!r}, not a whole number from 1 to {256 if "layers" in k else 8192}')
         need(self.conditioning_type in ('cat','add'), f"conditioning_type is {self.conditioning_type!r}, not 'cat' or 'add'")
         need(self.encoder_type=='xformer', f"encoder_type is {self.encoder_type!r}, not 'xformer'")
-        need(1<=len(self.levels)<=16 and min(self.levels)>1 and self.n_codes<=65536, f'levels {self.levels}: at most 65,536 codes, each level at least 2')
-        need(self.window_size>0 and self.n_channels_pair<=8192, 'window_size must be positive, n_channels_pair at most 8192')
+        need(1<=len(self.levels)<=16 and all(isinstance(l, int) and l>1 for l in self.levels) and self.n_codes<=65536, f'levels {self.levels}: at most 65,536 codes, each level a whole number of at least 2')
+        need(isinstance(self.n_channels_pair, int) and self.n_channels_pair<=8192, f'n_channels_pair is {self.n_channels_pair!r}, not a whole number up to 8192')
+        need(isinstance(self.window_size, (int,float)) and self.window_size>0, f'window_size is {self.window_size!r}, not a positive number of residues')
         for k in ('n_channels_decoder','n_channels_encoder'):
             need(getattr(self,k)%(2*self.n_heads)==0, f'{k}={getattr(self,k)} is not a multiple of 2 x n_heads={2*self.n_heads}')
 
@@ -402,11 +402,11 @@ def flow(self:KanziModel,
         x = x+centre(self.net(x, x.new_tensor([k/n_steps]), z, mask), mask)/n_steps
     return x
 
-# %% ../nbs/04_kanzi_model.ipynb #965beee3
+# %% ../nbs/04_kanzi_model.ipynb #5bef5232
 def _load_pt(path:Path)->tuple[dict,dict]:
     "(state dict, model_cfg) of a checkpoint of the published layout"
     try: ck = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as e:
+    except Exception as e:   # a broken file can lead torch's unpickler into any error
         raise ValueError(f'{path}: not a checkpoint that can be read safely ({(str(e) or type(e).__name__).splitlines()[0][:120]}). '
                          f'A Kanzi checkpoint is a torch.save of tensors and plain values; was the download complete?') from e
     if not isinstance(ck, dict) or not isinstance(ck.get('model'), dict) or not isinstance(ck.get('model_cfg'), dict):
@@ -433,11 +433,13 @@ def read_metadata(
 )->dict: # its metadata; each value is decoded JSON
     "What a checkpoint of ours says of itself: 'config', and what else `save_kanzi` was given"
     try:
-        with safe_open(path, 'pt') as f: return json.loads((f.metadata() or {}).get('structure_search', '{}'))
+        with safe_open(path, 'pt') as f: meta = json.loads((f.metadata() or {}).get('structure_search', '{}'))
     except (SafetensorError, json.JSONDecodeError) as e:
         raise ValueError(f'{path}: not a safetensors file of ours ({e}); was the download complete?') from e
+    if not isinstance(meta, dict): raise ValueError(f'{path}: its metadata is not a JSON object, so the file is not one of ours')
+    return meta
 
-# %% ../nbs/04_kanzi_model.ipynb #fbd66bac
+# %% ../nbs/04_kanzi_model.ipynb #0c1f5606
 def load_kanzi(
     path:str|Path, # a checkpoint of the published layout (.pt, .ckpt) or ours (.safetensors)
     device:str='cpu', # where the weights go
@@ -447,7 +449,7 @@ def load_kanzi(
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such Kanzi checkpoint')
     if path.suffix=='.safetensors':
         meta = read_metadata(path)
-        if 'config' not in meta: raise ValueError(f"{path}: no 'config' in its metadata, so not a Kanzi checkpoint of ours")
+        if not isinstance(meta.get('config'), dict): raise ValueError(f"{path}: no 'config' in its metadata, so not a Kanzi checkpoint of ours")
         model = _build(path, meta['config'])
         try: load_model(model, path)
         except (RuntimeError, SafetensorError) as e: raise ValueError(f'{path}: the weights do not fit the configuration: {str(e)[:600]}') from e
@@ -455,6 +457,8 @@ def load_kanzi(
         state, cfg = _load_pt(path)
         model = _build(path, cfg)
         _load_weights(model, state, path)
+    bad = [name for name,w in model.named_parameters() if not torch.isfinite(w).all()]
+    if bad: raise ValueError(f'{path}: the weights {", ".join(bad[:3])} (in all {len(bad)}) hold values that are not finite numbers; the checkpoint is damaged')
     return model.float().to(device).eval()
 
 def save_kanzi(

@@ -74,7 +74,16 @@ class KanziTokenizer:
 
     def __repr__(self): return f'KanziTokenizer({self.n_codes} codes, {self.pose} pose, {self.settings["decode"]}, checkpoint {self.identity[:12]})'
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #a5205258
+# %% ../nbs/05_kanzi_tokenizer.ipynb #47a9e4e0
+def _check_settings(settings, path:Path):
+    "Settings travel with a checkpoint and are as untrusted as the rest of it"
+    if settings is None: return
+    decode, longest = (settings.get('decode', PUBLISHED['decode']), settings.get('max_length', 256)) if isinstance(settings, dict) else (None, None)
+    known = dict(flow={'n_steps':int}, published={'n_steps':int, 'noise_weight':(int,float), 'score_weight':(int,float), 'cfg_weight':(int,float)})
+    names = known.get(str(decode.get('sampler'))) if isinstance(decode, dict) else None
+    ok = names and all(k=='sampler' or k in names and isinstance(v, names[k]) and 0<=v<=1000 for k,v in decode.items()) and isinstance(longest, int) and longest>0
+    if not ok: raise ValueError(f'{path}: its tokenizer settings {str(settings)[:200]} are not understood; known samplers are {sorted(known)}')
+
 @patch(cls_method=True)
 def from_pretrained(cls:KanziTokenizer,
     name:str|Path='mini', # 'mini' for the embedded one, or the path of a checkpoint
@@ -88,6 +97,7 @@ def from_pretrained(cls:KanziTokenizer,
                                 'or put the published one there (cleaned_model.pt, 530 MB, from the Kanzi authors: https://github.com/rdilip/kanzi)')
     model = load_kanzi(path, device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     settings = read_metadata(path).get('tokenizer') if path.suffix=='.safetensors' else None
+    _check_settings(settings, path)
     with open(path, 'rb') as f: identity = hashlib.file_digest(f, 'sha256').hexdigest()
     return cls(model, pose, settings, identity)
 

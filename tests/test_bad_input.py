@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 import numpy as np, pytest, torch
 from structure_search import train, train_kanzi
+from structure_search.kanzi_model import KanziConfig, KanziModel, save_kanzi
 from structure_search.foldseek_db import PairedFoldseekDB, Protein, demo_db, write_db
 from structure_search.predict import Predictor
 
@@ -128,7 +129,7 @@ def test_odd_structures_among_the_samples(ask, tmp_path, proteins, kind):
 class Evil:
     def __reduce__(self): return (Path.touch, (Path('evil-was-here'),))
 
-@pytest.mark.parametrize('kind', ['missing', 'folder', 'text', 'cut', 'pickle', 'other', 'huge claim', 'unfitting', 'foreign safetensors'])
+@pytest.mark.parametrize('kind', ['missing', 'folder', 'text', 'cut', 'pickle', 'other', 'huge claim', 'unfitting', 'broken', 'nan', 'settings safetensors', 'foreign safetensors'])
 def test_kanzi_checkpoint(ask, db, tmp_path, kind, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path/('k.safetensors' if 'safetensors' in kind else 'k.pt')
@@ -140,6 +141,10 @@ def test_kanzi_checkpoint(ask, db, tmp_path, kind, monkeypatch):
     small = dict(n_channels_decoder=16, n_channels_encoder=16, n_layers_encoder=1, n_layers_decoder=1, n_heads=2)
     if kind=='huge claim': torch.save(dict(model={'a':torch.zeros(1).expand(10**12)}, model_cfg=small|dict(n_channels_decoder=8192, n_layers_decoder=256)), path)
     if kind=='unfitting': torch.save(dict(model={'a':torch.zeros(10**5)}, model_cfg=small), path)
+    if kind=='broken': path.write_bytes(b'(i')                              # an unpickler's IndexError
+    if kind in ('nan', 'settings safetensors'): model = KanziModel(KanziConfig(**small))
+    if kind=='nan': torch.save(dict(model={k:v*torch.nan for k,v in model.state_dict().items()}, model_cfg=small), path)
+    if kind=='settings safetensors': save_kanzi(model, path, tokenizer=dict(decode=dict(sampler='flow', n_steps='3')))
     if kind=='foreign safetensors':
         from safetensors.torch import save_file
         save_file({'a':torch.zeros(3)}, path)
