@@ -37,7 +37,7 @@ def unit_hash(
     ids = np.asarray(ids).astype(np.uint64)
     return _mix(_mix(ids)^_mix(np.uint64([salt])) if salt else ids)/2.0**64
 
-# %% ../nbs/07_dataset.ipynb #0530ad19
+# %% ../nbs/07_dataset.ipynb #4ec021bb
 def _cluster_line(line:str, path, n:int)->tuple[int,int]:
     "Key and cluster number of a line; a name's number is a hash"
     cols = line.split()
@@ -51,18 +51,20 @@ def read_clusters(
     keys:np.ndarray, # keys of the database, ascending, (N,)
 )->np.ndarray: # number of each key's cluster, uint64 (N,)
     "Read a cluster table; raises `FoldseekFormatError` for bad lines and for keys that it lacks"
-    found, cluster, at = np.zeros(len(keys), bool), np.zeros(len(keys), np.uint64), 0
+    found, cluster, done = np.zeros(len(keys), bool), np.zeros(len(keys), np.uint64), 0
     try: f = open(path, encoding='utf-8', errors='surrogateescape')
     except FileNotFoundError: raise FileNotFoundError(f'{path}: no such cluster table (--clusters)') from None
     with f:
-        while lines := list(islice(f, 1<<18)):
-            pairs = np.array([_cluster_line(l, path, at+n) for n,l in enumerate(lines, 1) if not l.isspace()], np.uint64).reshape(-1, 2)
-            pairs, at = pairs[pairs[:,0]<=0xFFFFFFFF], at+len(lines)
-            i = np.searchsorted(keys, pairs[:,0].astype(keys.dtype)); i[i==len(keys)] = 0
-            here = keys[i]==pairs[:,0]
-            i, c = i[here], pairs[here,1]
-            old = found[i]&(cluster[i]!=c); cluster[i], found[i] = c, True
-            if (old := old|(cluster[i]!=c)).any(): raise FoldseekFormatError(f'{path}: key {keys[i[old][0]]} is in two clusters')
+        while lines := list(islice(f, 1<<18)):      # a part of the table at a time
+            pairs = np.array([_cluster_line(l, path, n) for n,l in enumerate(lines, done+1) if not l.isspace()], np.uint64).reshape(-1, 2)
+            pairs, done = pairs[pairs[:,0]<=0xFFFFFFFF], done+len(lines)
+            row = np.minimum(np.searchsorted(keys, pairs[:,0].astype(keys.dtype)), len(keys)-1)
+            ours = keys[row]==pairs[:,0]            # the table may know more proteins than the database
+            row, c = row[ours], pairs[ours,1]
+            other = found[row]&(cluster[row]!=c)    # an earlier part said otherwise
+            found[row], cluster[row] = True, c
+            other |= cluster[row]!=c                # this part said otherwise
+            if other.any(): raise FoldseekFormatError(f'{path}: key {keys[row[other][0]]} is in two clusters')
     if not found.all():
         raise FoldseekFormatError(f'{path} has no cluster for {int((~found).sum()):,} of {len(keys):,} keys of the database (the first is {keys[~found][0]}); is it the table of another database?')
     return cluster

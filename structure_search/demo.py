@@ -27,7 +27,7 @@ def verdict(
     worse = np.nanmedian(rmsds)>=np.nanmedian(floor_rmsds)
     return says+f' Its structures are {"no closer to the truth than" if worse else "closer to the truth than"} random tokens (median RMSD {np.nanmedian(rmsds):.1f} and {np.nanmedian(floor_rmsds):.1f} angstrom).'
 
-# %% ../nbs/19_demo.ipynb #5227e557
+# %% ../nbs/19_demo.ipynb #bf2780c7
 def _figure(lines, base, kinds, shown):
     "Losses, RMSDs, and three predictions on the true structures"
     import numpy as np
@@ -41,6 +41,7 @@ def _figure(lines, base, kinds, shown):
     for g,(title,guess,true) in zip(bottom.subgridspec(1, 3), shown): superposition_figure(guess, true, title, fig.add_subplot(g))
     return fig
 
+# %% ../nbs/19_demo.ipynb #c6309ba0
 def report(
     folder:Path, # of the demo; the trained model is in folder/'model'
     rows, # `ProteinRows` of the database
@@ -74,7 +75,7 @@ def report(
     (folder/'demo.txt').write_text(text+'\n')
     return text
 
-# %% ../nbs/19_demo.ipynb #6e6c8122
+# %% ../nbs/19_demo.ipynb #8bfd2016
 TRAINING = '--model-name nano --max-protein-length 256 --max-length 516 --batch-size 8 --gradient-accumulation-steps 1 --learning-rate 4e-3 --log-interval 50 --eval-interval 200 --rmsd-eval-interval 0 --save-interval 0'.split()
 
 def demo(
@@ -98,6 +99,7 @@ def demo(
     train, val, _ = select(db, 'kanzi', clusters, 0.1, max_protein_length)
     return report(folder, ProteinRows(db, minimal_vocab('kanzi', tok.n_codes), tok), train, val, seconds, f'A model of the preset "nano" saw {len(train):,} proteins {epochs} times.')
 
+# %% ../nbs/19_demo.ipynb #fe6df247
 def main(argv=None)->int:
     "Entry point of `ss_demo`; returns the exit code"
     p = argparse.ArgumentParser(prog='ss_demo', description='Train on the embedded proteins, predict held-out ones, and show how good that is.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)

@@ -356,7 +356,7 @@ class FoldseekDBWriter:
         self.files, self.rows, self.lookup = {}, {}, []
         return self
 
-# %% ../nbs/00_foldseek_db.ipynb #e6476b29
+# %% ../nbs/00_foldseek_db.ipynb #08c8cdc0
 @patch
 def _put(self:FoldseekDBWriter, ending:str, key:int, payload:bytes):
     "Append an entry to one of the databases"
@@ -376,8 +376,8 @@ def write(self:FoldseekDBWriter,
     if p.key in self.keys or not 0<=p.key<=0xFFFFFFFF: raise ValueError(f'{self.path}: key {p.key} ({p.name}) is already there or no 32-bit number')
     for x in (p.ss, p.ca):
         if x is not None and len(x)!=len(p.aa): raise ValueError(f'{self.path}: protein {p.key} ({p.name}) has {len(p.aa)} residues but {len(x)} 3Di letters or coordinates')
-    name, header = re.sub(r'\s|[\0-\x1f]', '_', p.name), re.sub(r'[\0-\x08\x0a-\x1f]', ' ', p.header or p.name)      # else lines and entries would break there
-    self._put('', p.key, p.aa.upper().encode()+b'\n')       # Foldseek finds nothing in lower-case targets
+    name, header = re.sub(r'\s|[\0-\x1f]', '_', p.name), re.sub(r'[\0-\x08\x0a-\x1f]', ' ', p.header or p.name)
+    self._put('', p.key, p.aa.upper().encode()+b'\n')
     if has[0]: self._put('_ss', p.key, p.ss.upper().encode()+b'\n')
     if has[1]: self._put('_ca', p.key, encode_ca(p.ca))
     self._put('_h', p.key, header.encode()+b'\n')

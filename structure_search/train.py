@@ -94,7 +94,7 @@ def _media(files:dict)->dict:
     if not files or wandb is None or wandb.run is None: return {}
     return {f'{which}':wandb.Image(str(png)) for which,(png,_) in files.items()}|{f'{which} structure':wandb.Molecule(str(pdb)) for which,(_,pdb) in files.items() if pdb}
 
-# %% ../nbs/12_train.ipynb #a26b3d1a
+# %% ../nbs/12_train.ipynb #0d1c69ed
 def run(
     args:argparse.Namespace, # of `make_parser`
     alphabet:str, # '3di' or 'kanzi'
@@ -121,6 +121,7 @@ def run(
     about = dict(max_protein_length=args.max_protein_length, model_name=args.model_name)|(about or {})
     return fit(settings, model, rows, train, evaluations, about)
 
+# %% ../nbs/12_train.ipynb #7af71de5
 def command(
     prog:str, # name of the command, for its messages
     work, # what to do, without arguments

@@ -94,7 +94,7 @@ def token_strip(
     ax.set(yticks=[0,1,1.8], yticklabels=['true','predicted',f'{right.sum()} right'], ylim=(2.1,-0.5), xlabel='residue')
     return ax.figure
 
-# %% ../nbs/03_visualize.ipynb #e1d68d12
+# %% ../nbs/03_visualize.ipynb #0f87bbc4
 def loss_curves(
     rows:list[dict], # Logged rows: `step` and any of loss, val_loss, rmsd_mean, rmsd_median
     baselines:dict=None, # Label: nats a token, drawn as a horizontal line
@@ -109,7 +109,7 @@ def loss_curves(
     right = ax.twinx() if any(k.startswith('rmsd') for k in curves) else None
     for i,(k,xy) in enumerate(curves.items()):
         a, ls = (right, '--') if k.startswith('rmsd') else (ax, '-')
-        a.plot(*xy, label=k, color=f'C{i}', ls=ls)
+        a.plot(*xy, label=k, color=f'C{i}', ls=ls, marker='.' if xy.shape[1]<20 else '')     # a single point shows, too
     for i,(label,y) in enumerate((baselines or {}).items()):
         ax.axhline(y, color='0.5', ls=(':','-.','--')[i%3], lw=1, label=label)
     ax.set(xlabel='step', ylabel='loss (nats a token)')
@@ -118,7 +118,7 @@ def loss_curves(
     (right or ax).legend(lines, [o.get_label() for o in lines], fontsize='x-small', loc='upper right', framealpha=0.95)
     return ax.figure
 
-# %% ../nbs/03_visualize.ipynb #c57e558d
+# %% ../nbs/03_visualize.ipynb #0d882178
 def rmsd_histogram(
     values:list, # RMSD of each protein, angstrom; None or NaN where the prediction failed
     marks:dict=None, # Label: RMSD in angstrom, drawn as a vertical line, for instance ceiling and floor
@@ -132,7 +132,9 @@ def rmsd_histogram(
     for i,(label,v) in enumerate((marks or {}).items()):
         ax.axvline(v, color=f'C{i+1}', ls='--', label=f'{label}, {v:.1f} Å')
     ax.set(xlabel='C-alpha RMSD (Å)', ylabel='proteins', title=f'{s["n"]} proteins, {s["failed"]} failed')
-    if marks: ax.legend(fontsize='x-small')
+    if marks:
+        ax.margins(y=0.4)       # room for the legend above the bars
+        ax.legend(fontsize='x-small', loc='upper right')
     return ax.figure
 
 # %% ../nbs/03_visualize.ipynb #8c117124
