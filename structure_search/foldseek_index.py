@@ -100,7 +100,7 @@ def numbers(self:TextBlock,
         out[long] += high*np.uint64(10**8); good &= digital
     return out if good else None
 
-# %% ../nbs/00b_foldseek_index.ipynb #61d5c123
+# %% ../nbs/00b_foldseek_index.ipynb #c715e514
 class KeyTable:
     "A table sorted by key"
     def __init__(self,
@@ -115,7 +115,7 @@ class KeyTable:
     def row(self, key:int)->int:
         "Row of a key, or -1"
         if not self.first<=key<=self.last: return -1
-        row = key-self.first if self.dense else int(self.keys.searchsorted(np.uint32(key)))     # of the same type: else all keys would be converted
+        row = key-self.first if self.dense else min(int(self.keys.searchsorted(np.uint32(key))), len(self)-1)      # of the same type: else all keys would be converted
         return row if self.keys[row]==key else -1
 
     def rows(self,
