@@ -6,16 +6,16 @@
 __all__ = ['log', 'POSITIONS', 'unit_hash', 'read_clusters', 'in_validation', 'Selection', 'select', 'ProteinRows',
            'row_positions', 'collate', 'shuffled', 'StepPlan', 'micro_batches']
 
-# %% ../nbs/07_dataset.ipynb #ea90f92f
+# %% ../nbs/07_dataset.ipynb #78c791c8
 import hashlib, logging
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
 from tqdm.auto import tqdm
-from .foldseek_db import FoldseekFormatError, PairedFoldseekDB
+from .foldseek_db import FoldseekFormatError, KeyTable, PairedFoldseekDB, read_keys, text_blocks
 from .vocab import Vocab
 
 log = logging.getLogger('structure_search')
@@ -37,34 +37,39 @@ def unit_hash(
     ids = np.asarray(ids).astype(np.uint64)
     return _mix(_mix(ids)^_mix(np.uint64([salt])) if salt else ids)/2.0**64
 
-# %% ../nbs/07_dataset.ipynb #4ec021bb
-def _cluster_line(line:str, path, n:int)->tuple[int,int]:
+# %% ../nbs/07_dataset.ipynb #b96f97a0
+def _cluster_line(line:bytes, path, n:int)->tuple[int,int]:
     "Key and cluster number of a line; a name's number is a hash"
     cols = line.split()
-    if len(cols)<2 or not (cols[0].isascii() and cols[0].isdecimal()) or len(cols[0])>19: raise FoldseekFormatError(f'{path}, line {n}: {line.strip()[:60]!r} is not "key<tab>cluster"')
+    if len(cols)<2 or not cols[0].isdigit() or len(cols[0])>18: raise FoldseekFormatError(f'{path}, line {n}: {line.strip()[:60].decode("utf-8", "replace")!r} is not "key<tab>cluster"')
     word = cols[1]
-    number = word.isascii() and word.isdecimal() and len(word)<=19
-    return int(cols[0]), int(word) if number else int.from_bytes(hashlib.blake2b(word.encode('utf-8', 'surrogateescape'), digest_size=8).digest())
+    return int(cols[0]), int(word) if word.isdigit() and len(word)<=19 else int.from_bytes(hashlib.blake2b(word, digest_size=8).digest())
+
+def _cluster_pairs(path:Path): # -> keys int64, clusters uint64 of a part of the table
+    "Read a cluster table: lines of two numbers many at once, others one by one"
+    for block in text_blocks(path):
+        ends = block.ends(b'\t', b'\n')
+        begins = None if ends is None else np.concatenate([[16], ends.ravel()[:-1]+1]).reshape(-1, 2)
+        columns = (None, None) if ends is None else [block.numbers(begins[:,k], ends[:,k]) for k in (0, 1)]
+        if columns[0] is None or columns[1] is None:
+            pairs = [_cluster_line(line, path, n) for n,_,line in block.lines() if line.strip()]
+            columns = np.array([k for k,_ in pairs], np.int64), np.array([c for _,c in pairs], np.uint64)
+        yield columns[0].astype(np.int64), columns[1]
 
 def read_clusters(
     path:str|Path, # text: key<tab>cluster, one protein a line; clusters are numbers or names
     keys:np.ndarray, # keys of the database, ascending, (N,)
 )->np.ndarray: # number of each key's cluster, uint64 (N,)
     "Read a cluster table; raises `FoldseekFormatError` for bad lines and for keys that it lacks"
-    found, cluster, done = np.zeros(len(keys), bool), np.zeros(len(keys), np.uint64), 0
-    try: f = open(path, encoding='utf-8', errors='surrogateescape')
-    except FileNotFoundError: raise FileNotFoundError(f'{path}: no such cluster table (--clusters)') from None
-    with f:
-        while lines := list(islice(f, 1<<18)):      # a part of the table at a time
-            pairs = np.array([_cluster_line(l, path, n) for n,l in enumerate(lines, done+1) if not l.isspace()], np.uint64).reshape(-1, 2)
-            pairs, done = pairs[pairs[:,0]<=0xFFFFFFFF], done+len(lines)
-            row = np.minimum(np.searchsorted(keys, pairs[:,0].astype(keys.dtype)), len(keys)-1)
-            ours = keys[row]==pairs[:,0]            # the table may know more proteins than the database
-            row, c = row[ours], pairs[ours,1]
-            other = found[row]&(cluster[row]!=c)    # an earlier part said otherwise
-            found[row], cluster[row] = True, c
-            other |= cluster[row]!=c                # this part said otherwise
-            if other.any(): raise FoldseekFormatError(f'{path}: key {keys[row[other][0]]} is in two clusters')
+    path, table, found, cluster = Path(path), KeyTable(keys), np.zeros(len(keys), bool), np.zeros(len(keys), np.uint64)
+    if not path.is_file(): raise FileNotFoundError(f'{path}: no such cluster table (--clusters)')
+    for key,c in _cluster_pairs(path):
+        row = table.rows(key)
+        row, c = row[row>=0], c[row>=0]             # the table may know more proteins than the database
+        other = found[row]&(cluster[row]!=c)        # an earlier part said otherwise
+        found[row], cluster[row] = True, c
+        other |= cluster[row]!=c                    # this part said otherwise
+        if other.any(): raise FoldseekFormatError(f'{path}: key {keys[row[other][0]]} is in two clusters')
     if not found.all():
         raise FoldseekFormatError(f'{path} has no cluster for {int((~found).sum()):,} of {len(keys):,} keys of the database (the first is {keys[~found][0]}); is it the table of another database?')
     return cluster
@@ -76,7 +81,7 @@ def in_validation(
     "Which proteins are held out for validation"
     return unit_hash(ids)<fraction
 
-# %% ../nbs/07_dataset.ipynb #e71aff19
+# %% ../nbs/07_dataset.ipynb #13738263
 @dataclass
 class Selection:
     "Proteins of a database, by key"
@@ -88,6 +93,21 @@ class Selection:
         "At most `n` of them, always the same, chosen by a hash of the key"
         pick = np.sort(np.argsort(unit_hash(self.keys, salt=1), kind='stable')[:n])
         return Selection(self.keys[pick], self.lengths[pick])
+    @cached_property
+    def digest(self)->str:
+        "What tells it from another selection"
+        return hashlib.blake2b(self.keys.data, digest_size=8).hexdigest()
+
+# %% ../nbs/07_dataset.ipynb #01793d7e
+class _LeftOut:
+    "Counts by reason, and the first keys of each"
+    def __init__(self): self.counts, self.first = {}, {}
+    def add(self, why:str, keys:np.ndarray):
+        if not len(keys): return
+        self.counts[why] = self.counts.get(why, 0)+len(keys)
+        self.first[why] = [*self.first.get(why, []), *keys[:3].tolist()][:3]
+    def __str__(self):
+        return '; '.join(f'{n:,} {why} (key {", ".join(map(str, self.first[why]))}{", ..." if n>3 else ""})' for why,n in self.counts.items()) or 'none'
 
 def select(
     db:PairedFoldseekDB,
@@ -96,19 +116,29 @@ def select(
     val_fraction:float=0.01, # share of clusters held out, 0 to 1
     max_protein_length:int=400, # residues; longer proteins are left out
     max_length:int=1024, # tokens of a row, 2 a residue and 4
+    keys:str|Path|None=None, # text: a key or name a line; only these proteins
+    exclude:str|Path|None=None, # text: a key or name a line; not these
 )->tuple[Selection,Selection,str]: # for training, for validation, and what was left out, in words
-    "Choose proteins from the index alone; raises FileNotFoundError or ValueError when there are none"
+    "Choose proteins; raises FileNotFoundError or ValueError when there are none, and what `read_clusters` and `read_keys` raise"
     if not len(db): raise ValueError(f'{db.path}: the database has no entry; its index is empty')
-    lengths, there = db.residues(), db.having('ss' if alphabet=='3di' else 'ca')
-    longest = min(max_protein_length, (max_length-4)//2)
-    reasons = {f'over {longest} residues': lengths>longest, f'without {"3Di letters" if alphabet=="3di" else "coordinates"}': ~there, 'empty': lengths<1}
-    ok = ~np.logical_or.reduce(list(reasons.values()))
-    held = in_validation(db.keys if clusters is None else read_clusters(clusters, db.keys), val_fraction)
-    def named(mask): return f'{int(mask.sum()):,} ' + '{} (' + f'key {", ".join(map(str, db.keys[mask][:3]))}{", ..." if mask.sum()>3 else ""})'
-    left_out = '; '.join(named(mask).format(why) for why,mask in reasons.items() if mask.any())
-    train, val = (Selection(db.keys[m], lengths[m].astype(np.int32)) for m in (ok&~held, ok&held))
-    words = f'{db.path}: {len(db):,} proteins; {len(train):,} for training, {len(val):,} held out; left out: {left_out or "none"}'
-    if not len(train): raise ValueError(f'nothing to train on. {words}. See --max-protein-length and --val-fraction')
+    part, longest, left_out = 'ss' if alphabet=='3di' else 'ca', min(max_protein_length, (max_length-4)//2), _LeftOut()
+    db.having(part, slice(0))                       # or the error that says what is missing
+    listed = {f:(None, '') if f is None else read_keys(f, db.aa.index, db.names) for f in (keys, exclude)}
+    (only, said_only), (never, said_never) = listed[keys], listed[exclude]
+    cluster = None if clusters is None else read_clusters(clusters, db.keys)
+    chosen = [], []
+    for begin in range(0, len(db), 1<<20):
+        s = slice(begin, begin+(1<<20))
+        here, lengths = db.keys[s], db.residues(s)
+        reasons = {f'over {longest} residues': lengths>longest, f'without {"3Di letters" if part=="ss" else "coordinates"}': ~db.having(part, s), 'empty': lengths<1}
+        if only is not None: reasons[f'not in {keys}'] = only.rows(here)<0
+        if never is not None: reasons[f'in {exclude}'] = never.rows(here)>=0
+        for why,mask in reasons.items(): left_out.add(why, here[mask])
+        ok, held = ~np.logical_or.reduce(list(reasons.values())), in_validation(here if cluster is None else cluster[s], val_fraction)
+        for some,mask in zip(chosen, (ok&~held, ok&held)): some.append((here[mask], lengths[mask].astype(np.int32)))
+    train, val = (Selection(*(np.concatenate(x) for x in zip(*some))) for some in chosen)
+    words = f'{db.path}: {len(db):,} proteins; {len(train):,} for training, {len(val):,} held out; left out: {left_out}{said_only}{said_never}'
+    if not len(train): raise ValueError(f'nothing to train on. {words}. See --max-protein-length, --val-fraction, --keys and --exclude')
     return train, val, words
 
 # %% ../nbs/07_dataset.ipynb #cde09976
@@ -129,7 +159,18 @@ class ProteinRows:
         log.warning('skipped key %d: %s', key, why)
         if len(self.bad)>max(10, self.tolerance*self.seen): raise FoldseekFormatError(f'{self.db.path}: {len(self.bad)} of the first {self.seen} entries are bad; the last is key {key}: {why}')
 
-# %% ../nbs/07_dataset.ipynb #fd23b2c6
+# %% ../nbs/07_dataset.ipynb #34b5db0f
+@patch
+def _read(self:ProteinRows, keys, parts)->list: # of (key, Protein or what is wrong with it)
+    "Read proteins, bad ones apart"
+    try: return [*zip(keys, self.db.batch(keys, parts))]
+    except (ValueError, KeyError): return [(k, self._read_one(k, parts)) for k in keys]
+
+@patch
+def _read_one(self:ProteinRows, key:int, parts):
+    try: return self.db.read(key, parts)
+    except ValueError as e: return e
+
 @patch
 def proteins(self:ProteinRows,
     keys, # of the database
@@ -137,10 +178,10 @@ def proteins(self:ProteinRows,
 )->list: # of (Protein, structure numbers int64 (L,)), without the bad ones
     "Read proteins and their structure tokens, and nothing that these don't need"
     good, parts = [], ('ss' if self.vocab.alphabet=='3di' else 'ca', *(('h',) if names else ()))
-    for key in keys:
+    for key,p in self._read(keys, parts):
         self.seen += 1
         try:
-            p = self.db.read(key, parts)
+            if isinstance(p, Exception): raise p
             self.vocab.prompt(p.aa)
             if self.vocab.alphabet=='3di':
                 if p.ss is None: raise FoldseekFormatError('it has no 3Di letters')
@@ -183,69 +224,87 @@ def collate(
         ids[b,:n], labels[b,L+2:n], where[b,:n] = r[:-1], r[L+3:], row_positions(L, positions)[:-1]
     return {k:torch.from_numpy(v) for k,v in dict(input_ids=ids, labels=labels, position_ids=where, attention_mask=np.ones_like(ids)).items()}
 
-# %% ../nbs/07_dataset.ipynb #05ee352a
+# %% ../nbs/07_dataset.ipynb #f20ee54f
+def _permuted(x:np.ndarray, n:int, seed)->np.ndarray: # uint64 (M,); `seed` a number, or one for each of x
+    "Keyed permutation of 0..n-1 (a Feistel network; what it puts beyond n goes through it again)"
+    half = max(1, (max(n-1, 1).bit_length()+1)//2)
+    bits, low, x = np.uint64(half), np.uint64((1<<half)-1), x.astype(np.uint64)
+    keys = _mix(np.arange(4, dtype=np.uint64)[:,None]+_mix(np.atleast_1d(np.asarray(seed, np.uint64))))
+    todo = np.arange(len(x))
+    while len(todo):
+        left, right = x[todo]>>bits, x[todo]&low
+        for k in keys: left, right = right, left^(_mix(right^(k if len(k)==1 else k[todo]))&low)
+        x[todo] = (left<<bits)|right
+        todo = todo[x[todo]>=np.uint64(n)]
+    return x
+
 def shuffled(
     places:np.ndarray, # numbers below n, (M,)
     n:int, # how many there are
     seed:int, # each seed is another order
+    block:int=0, # keep runs of so many neighbours together, shuffled among themselves; 0: none
 )->np.ndarray: # numbers below n, int64 (M,); different places give different numbers
-    "Keyed permutation of 0..n-1 (a Feistel network; what it puts beyond n goes through it again)"
-    half = max(1, (max(n-1, 1).bit_length()+1)//2)
-    bits, low, x = np.uint64(half), np.uint64((1<<half)-1), np.asarray(places).astype(np.uint64)
-    keys = _mix(np.arange(4, dtype=np.uint64)+_mix(np.uint64([seed])))
-    todo = np.ones(len(x), bool)
-    while todo.any():
-        left, right = x[todo]>>bits, x[todo]&low
-        for k in keys: left, right = right, left^(_mix(right^k)&low)
-        x[todo] = (left<<bits)|right
-        todo = x>=np.uint64(n)
-    return x.astype(np.int64)
+    "Keyed permutation of 0..n-1, evaluated where it is asked for"
+    places = np.asarray(places, np.int64)
+    if not 0<block<n: return _permuted(places, n, seed).astype(np.int64)
+    blocks, rest = divmod(n, block)                         # the last block is short; it comes at a place of its own
+    begin = int(_mix(np.uint64([seed]))[0]%np.uint64(blocks+1))*block
+    short, late = (places>=begin)&(places<begin+rest), places>=begin+rest
+    where = places-rest*late
+    at = _permuted(where//block, blocks, seed).astype(np.int64)
+    at[short] = blocks
+    out, own = at*block, np.uint64(seed)+_mix(at.astype(np.uint64))
+    out[~short] += _permuted(where[~short]%block, block, own[~short]).astype(np.int64)
+    out[short] += _permuted(places[short]-begin, rest, own[short]).astype(np.int64)
+    return out
 
-# %% ../nbs/07_dataset.ipynb #5be9eaad
+# %% ../nbs/07_dataset.ipynb #deb50c0d
 class StepPlan:
-    "Which proteins make which step. Where one is, is three numbers: epoch, pool, step in the pool"
+    "Which proteins make which step. Where one is, is two numbers: pool (counted through all epochs), step in the pool"
     def __init__(self,
         lengths:np.ndarray, # residues of each protein, (N,)
         rows:int, # rows of `max_length` tokens in a step, over all GPUs and accumulated micro-batches
         max_length:int=1024, # tokens of a row
         seed:int=0, # of the order
+        block:int=0, # as in `shuffled`
     ):
         if len(lengths) and 2*int(lengths.max())+4>max_length: raise ValueError(f'a protein of {lengths.max()} residues has {2*lengths.max()+4} tokens, more than --max-length {max_length}')
-        self.lengths, self.rows, self.max_length, self.seed = lengths, rows, max_length, seed
+        self.lengths, self.rows, self.max_length, self.seed, self.block = lengths, rows, max_length, seed, block
         self.pool = max(4096, 16*rows)
 
     def pools(self)->int: return -(-len(self.lengths)//self.pool)
 
-# %% ../nbs/07_dataset.ipynb #fa91462a
+# %% ../nbs/07_dataset.ipynb #e2eed9d2
 @patch
-def pool_steps(self:StepPlan, epoch:int, pool:int)->list[np.ndarray]:
+def pool_steps(self:StepPlan, pool:int)->list[np.ndarray]:
     "Steps of a pool, in their order; each has indices of proteins, longest first"
-    n, seed = len(self.lengths), self.seed*1_000_003+epoch
-    members = shuffled(np.arange(pool*self.pool, min(n, (pool+1)*self.pool)), n, seed)
+    (epoch, i), n = divmod(pool, self.pools()), len(self.lengths)
+    seed = self.seed*1_000_003+epoch
+    members = shuffled(np.arange(i*self.pool, min(n, (i+1)*self.pool)), n, seed, self.block)
     members = members[np.argsort(-self.lengths[members], kind='stable')]
     steps, at = [], 0
     while at<len(members):
         size = self.rows*(self.max_length//(2*int(self.lengths[members[at]])+4))
         steps.append(members[at:at+size]); at += size
-    return [steps[i] for i in shuffled(np.arange(len(steps)), len(steps), seed*1009+pool)]
+    return [steps[i] for i in shuffled(np.arange(len(steps)), len(steps), seed*1009+i)]
 
 @patch
 def count(self:StepPlan, epochs:int, limit:int=-1)->int:
     "Steps of so many epochs, or `limit` as soon as it is reached"
-    n, pools = 0, self.pools()
-    for i in tqdm(range(epochs*pools), desc='counting steps', unit=' pools', delay=3, leave=False):
-        n += len(self.pool_steps(*divmod(i, pools)))
+    n = 0
+    for pool in tqdm(range(epochs*self.pools()), desc='counting steps', unit=' pools', delay=3, leave=False):
+        n += len(self.pool_steps(pool))
         if 0<=limit<=n: return limit
     return n
 
 @patch
-def run(self:StepPlan, epochs:int, at:tuple=(0,0,0)):
+def run(self:StepPlan, epochs:int, at:tuple=(0,0)):
     "Steps from a place on: yields (place after the step, indices of its proteins)"
-    epoch, pool, i = at
-    while epoch<epochs:
-        steps = self.pool_steps(epoch, pool)
-        for j in range(i, len(steps)): yield (epoch, pool, j+1), steps[j]
-        epoch, pool, i = (epoch, pool+1, 0) if pool+1<self.pools() else (epoch+1, 0, 0)
+    pool, i = at
+    while pool<epochs*self.pools():
+        steps = self.pool_steps(pool)
+        for j in range(i, len(steps)): yield (pool, j+1), steps[j]
+        pool, i = pool+1, 0
 
 def micro_batches(
     step:np.ndarray, # indices of a step's proteins, longest first

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['STATES', 'FoldseekDB', 'Ragged', 'FoldseekCaDB', 'PairedFoldseekDB', 'Proteins', 'write_db', 'write_subset',
-           'FoldseekFormatError', 'Protein', 'demo_db', 'decode_ca', 'encode_ca', 'name_of', 'read_index', 'Index',
-           'Lookup', 'FoldseekDBWriter', 'join_shards']
+           'FoldseekFormatError', 'Protein', 'demo_db', 'decode_ca', 'encode_ca', 'name_of', 'read_index', 'read_keys',
+           'text_blocks', 'Index', 'KeyTable', 'Lookup', 'FoldseekDBWriter', 'join_shards']
 
-# %% ../nbs/00d_foldseek_db.ipynb #e74f6914
+# %% ../nbs/00d_foldseek_db.ipynb #1b4be229
 import mmap, os
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +17,11 @@ import zstandard
 from fastcore.basics import patch
 from .foldseek_format import (AMINO_ACIDS, CA, COMPRESSED, GENERIC, PADDED, FoldseekFormatError, Protein, data_files, decode_ca, decode_cas, demo_db,
                                               encode_ca, name_of, read_dbtype)
-from .foldseek_index import Index, Lookup, open_index, read_index
+from .foldseek_index import Index, KeyTable, Lookup, open_index, read_index, read_keys, text_blocks
 from .foldseek_writer import FoldseekDBWriter, join_shards
 
-# %% ../nbs/00d_foldseek_db.ipynb #8580ab72
-_all_ = ['FoldseekFormatError', 'Protein', 'demo_db', 'decode_ca', 'encode_ca', 'name_of', 'read_index', 'Index', 'Lookup', 'FoldseekDBWriter', 'join_shards']   # can be imported from here too
+# %% ../nbs/00d_foldseek_db.ipynb #b2be4ab6
+_all_ = ['FoldseekFormatError', 'Protein', 'demo_db', 'decode_ca', 'encode_ca', 'name_of', 'read_index', 'read_keys', 'text_blocks', 'Index', 'KeyTable', 'Lookup', 'FoldseekDBWriter', 'join_shards']   # can be imported from here too
 
 # %% ../nbs/00d_foldseek_db.ipynb #a1d8b21a
 def _mapped(path:Path)->memoryview:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'SMALL', 'TextBlock', 'text_blocks', 'KeyTable', 'Index', 'read_index', 'cache_files', 'columns', 'open_index',
-           'read_lookup', 'Lookup']
+           'read_lookup', 'Lookup', 'read_keys']
 
 # %% ../nbs/00b_foldseek_index.ipynb #0e3b714e
 import logging, mmap, os, re, stat, tempfile
@@ -139,11 +139,11 @@ class Index(KeyTable):
         super().__init__(keys)
         self.offsets, self.lengths = offsets, lengths
 
-# %% ../nbs/00b_foldseek_index.ipynb #8cceddf8
+# %% ../nbs/00b_foldseek_index.ipynb #2a07903b
 def _bad_index_line(path:Path, block:TextBlock)->FoldseekFormatError:
     "What is wrong with the first bad line of a block"
     for n,_,line in block.lines():
-        if not re.fullmatch(rb'\d{1,16}\t\d{1,16}\t\d{1,16}', line): return FoldseekFormatError(f'{path}, line {n}: {line[:60]!r} is not "key<tab>offset<tab>length", three whole numbers of up to 16 digits')
+        if not re.fullmatch(rb'\d{1,16}\t\d{1,16}\t\d{1,16}', line): return FoldseekFormatError(f'{path}, line {n}: {line[:60]!r} is not "key<tab>offset<tab>length", three columns of whole numbers of up to 16 digits')
         key, _, length = map(int, line.split(b'\t'))
         for what,x in (('key', key), ('length', length)):
             if x>0xFFFFFFFF: return FoldseekFormatError(f'{path}, line {n}: {what} {x} does not fit in 32 bits')
@@ -347,3 +347,30 @@ def find(self:Lookup,
     found = [(i, r) for i in np.flatnonzero(high>low) for r in self.order[low[i]:high[i]] if r<len(self) and self._name(r)==words[i]]
     which, rows = np.array(found, np.int64).reshape(-1, 2).T
     return which, self.keys[rows]
+
+# %% ../nbs/00b_foldseek_index.ipynb #387e8cb4
+def read_keys(
+    path:str|Path, # text: a key or name a line; what follows after a blank is left aside
+    table:KeyTable, # the database's keys
+    names:Lookup, # its names
+)->tuple[KeyTable,str]: # the listed keys that are in the database, and what is to be said of the others
+    "Read a list of proteins; raises FileNotFoundError, or ValueError when none of them is in the database"
+    path, found, n, lost, missing = Path(path), [np.zeros(0, np.uint32)], 0, 0, None
+    if not path.is_file(): raise FileNotFoundError(f'{path}: no such list of keys or names')
+    for block in text_blocks(path):
+        words = [line.split(maxsplit=1)[0] for _,_,line in block.lines() if line.strip()]
+        keys = np.full(len(words), -1)
+        digits = [i for i,w in enumerate(words) if w.isdigit() and len(w)<=18]
+        keys[digits] = [int(words[i]) for i in digits]
+        others = np.flatnonzero(keys<0)
+        which, key = names.find([words[i].decode('utf-8', 'replace') for i in others])
+        there = table.rows(key)>=0
+        known = table.rows(keys)>=0
+        found += [keys[known].astype(np.uint32), key[there]]
+        known[others[which[there]]] = True
+        if missing is None and not known.all(): missing = words[int(np.flatnonzero(~known)[0])].decode('utf-8', 'replace')
+        n, lost = n+len(words), lost+int((~known).sum())
+    found = np.unique(np.concatenate(found))
+    no_names = '' if len(names) else f'; there is no {names.path.name}, so only keys are known'
+    if not len(found): raise ValueError(f'{path}: none of its {n:,} lines is a key or name in the database{f", the first is {missing!r}" if missing else ""}{no_names}')
+    return KeyTable(found), f'; {path}: {lost:,} of {n:,} lines are not in the database, the first is {missing!r}{no_names}' if lost else ''

@@ -24,7 +24,7 @@ def number(
         return value
     return parse
 
-# %% ../nbs/12_train.ipynb #723c1a6d
+# %% ../nbs/12_train.ipynb #71d4ae5a
 def make_parser(
     prog:str, # name of the command
     description:str, # first line of its help
@@ -52,6 +52,9 @@ def make_parser(
     flag('--save-interval', 1000, 'steps between checkpoints; 0: at the end only', type=number(int, 0))
     flag('--clusters', None, 'text file, key<tab>cluster: whole clusters are held out; without it, single proteins are')
     flag('--val-fraction', 0.01, 'share of clusters held out, 0 to 1', type=number(float, 0, 0.99))
+    flag('--keys', None, 'text file, a key or name a line: only these proteins are used')
+    flag('--exclude', None, 'text file, a key or name a line: these are not, neither for training nor for validation')
+    flag('--shuffle-block', 0, 'keep runs of so many neighbours of the database together in the random order, for disks that seek slowly (65536, say); 0: no runs', type=number(int, 0))
     flag('--vocab', 'minimal', "tokens: 'minimal', or 'extended': those of the base model too", choices=('minimal','extended'))
     flag('--positions', 'aligned', "of tokens: 'aligned' gives structure token i the position of residue i", choices=('aligned','sequential'))
     flag('--pretrained', False, 'start from the weights of --model-name, not from random ones', action='store_true')
@@ -94,7 +97,7 @@ def _media(files:dict)->dict:
     if not files or wandb is None or wandb.run is None: return {}
     return {f'{which}':wandb.Image(str(png)) for which,(png,_) in files.items()}|{f'{which} structure':wandb.Molecule(str(pdb)) for which,(_,pdb) in files.items() if pdb}
 
-# %% ../nbs/12_train.ipynb #0d1c69ed
+# %% ../nbs/12_train.ipynb #9fd0173f
 def run(
     args:argparse.Namespace, # of `make_parser`
     alphabet:str, # '3di' or 'kanzi'
@@ -110,7 +113,7 @@ def run(
     say = print if main else lambda *_: None
     vocab = make_vocab(alphabet, args.model_name, args.vocab, 1000 if tokenizer is None else tokenizer.n_codes)
     db = PairedFoldseekDB(args.db_path)
-    train, val, words = select(db, alphabet, args.clusters, args.val_fraction, args.max_protein_length, args.max_length)
+    train, val, words = select(db, alphabet, args.clusters, args.val_fraction, args.max_protein_length, args.max_length, args.keys, args.exclude)
     say(words)
     if not len(val): say('no protein is held out: the evaluation below is on training proteins, and says nothing about others'); val = train
     rows = ProteinRows(db, vocab, tokenizer)

@@ -23,7 +23,7 @@ from .model import save_model
 
 log = logging.getLogger('structure_search')
 
-# %% ../nbs/11_training.ipynb #71d33c6e
+# %% ../nbs/11_training.ipynb #47c694f3
 @dataclass
 class Settings:
     "How to train; the defaults are those of the commands"
@@ -38,6 +38,7 @@ class Settings:
     log_interval:int=10  # steps
     save_interval:int=1000  # steps between checkpoints; one more at the end
     seed:int=0  # of weights and order
+    shuffle_block:int=0  # neighbours of the database that stay together in the order, as in `shuffled`; 0: none
     weight_decay:float=0.1  # of matrices; not of norms and embeddings
     positions:str='aligned'  # of tokens, see `row_positions`
     resume:bool=False  # go on from the checkpoint in `output_dir`
@@ -218,11 +219,11 @@ def make_accelerator(
     alone = int(os.environ.get('WORLD_SIZE', 1))==1
     return Accelerator(cpu=not alone and (torch.backends.mps.is_available() or not torch.accelerator.is_available()), gradient_accumulation_steps=accumulation, mixed_precision='bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else 'no')
 
-# %% ../nbs/11_training.ipynb #7562227b
-def _same(settings:Settings, acc:Accelerator, n_proteins:int, about:dict)->dict:
+# %% ../nbs/11_training.ipynb #986f4c58
+def _same(settings:Settings, acc:Accelerator, train:Selection, about:dict)->dict:
     "What a run has to keep when it goes on. Of the first three, only the product has to (DeepSpeed keeps a part for each process, and needs as many)"
     s = {k:getattr(settings, k) for k in ('batch_size','gradient_accumulation_steps')}|dict(processes=acc.num_processes, deepspeed=acc.distributed_type==DistributedType.DEEPSPEED)
-    return s|{k:getattr(settings, k) for k in ('max_length','seed','positions')}|dict(proteins=n_proteins, tokenizer=about.get('kanzi_identity'))
+    return s|{k:getattr(settings, k) for k in ('max_length','seed','shuffle_block','positions')}|dict(proteins=f'{len(train):,}, {train.digest}', tokenizer=about.get('kanzi_identity'))
 
 def _changed(now:dict, was:dict)->list[str]:
     "Names of what differs between two of `_same`"
@@ -243,13 +244,13 @@ def _forget_later(file:Path, step:int):
     if kept==lines: return
     file.with_suffix('.new').write_text(''.join(kept)); file.with_suffix('.new').replace(file)
 
-# %% ../nbs/11_training.ipynb #0d5c8820
-def _begin(settings:Settings, acc:Accelerator, n_proteins:int, about:dict, total:int)->tuple[int,tuple]:
+# %% ../nbs/11_training.ipynb #e340204b
+def _begin(settings:Settings, acc:Accelerator, train:Selection, about:dict, total:int)->tuple[int,tuple]:
     "Load the checkpoint of a run that is to go on, or clear the place for a new one: (step, place in the data)"
     folder = Path(settings.output_dir)
     if settings.resume and (found := find_checkpoint(folder)):
         path, progress = found
-        if (differ := _changed(_same(settings, acc, n_proteins, about), progress['same'])):
+        if (differ := _changed(_same(settings, acc, train, about), progress['same'])):
             raise ValueError(f'{path} was written by a run with other settings ({", ".join(differ)}): {progress["same"]}; repeat those to go on')
         try: acc.load_state(str(path))
         except (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError) as e:
@@ -263,9 +264,9 @@ def _begin(settings:Settings, acc:Accelerator, n_proteins:int, about:dict, total
         if settings.resume: log.warning('%s holds no checkpoint: a new run begins', folder)
         if (aside := set_aside(folder)): log.warning('the earlier run in %s was moved to %s', folder, aside)
     acc.wait_for_everyone()
-    return 0, (0,0,0)
+    return 0, (0,0)
 
-# %% ../nbs/11_training.ipynb #b9d8c259
+# %% ../nbs/11_training.ipynb #47b79171
 def fit(
     settings:Settings,
     model, # of transformers, float32
@@ -277,11 +278,11 @@ def fit(
     "Train; raises `Interrupted` after Ctrl-C, when the checkpoint is written"
     acc, about = make_accelerator(settings.gradient_accumulation_steps), about or {}
     micro = settings.gradient_accumulation_steps*acc.num_processes
-    plan = StepPlan(train.lengths, settings.batch_size*micro, settings.max_length, settings.seed)
+    plan = StepPlan(train.lengths, settings.batch_size*micro, settings.max_length, settings.seed, settings.shuffle_block)
     total = plan.count(settings.num_epochs, settings.max_steps)
     model, opt = acc.prepare(model, make_optimizer(model, settings.weight_decay))
     model.train()
-    step, place = _begin(settings, acc, len(train), about, total)
+    step, place = _begin(settings, acc, train, about, total)
     if step>=total: return dict(step=step, loss=math.nan, total=total)
     run = _Run(settings, acc, model, rows, train, step, total, about)
     with Stop() as stop:
@@ -328,7 +329,7 @@ class _Run:
             self.log(step, figures)
             self.bar.write(f'step {step:,}/{self.total:,}  loss {self.loss:.4f} nats/token  learning rate {figures["learning_rate"]:.2e}  {figures["residues_per_second"]:,.0f} residues/s')
 
-# %% ../nbs/11_training.ipynb #134060bd
+# %% ../nbs/11_training.ipynb #762a8fe1
 @patch
 def evaluate(self:_Run, step:int, fn):
     "Run an evaluation, on all processes alike"
@@ -343,7 +344,7 @@ def evaluate(self:_Run, step:int, fn):
 @patch
 def save(self:_Run, step:int, place:tuple):
     "Write a checkpoint"
-    progress = dict(step=step, place=place, total=self.total, same=_same(self.settings, self.acc, len(self.train), self.about))
+    progress = dict(step=step, place=place, total=self.total, same=_same(self.settings, self.acc, self.train, self.about))
     save_checkpoint(self.acc, self.model, self.folder, progress, self.rows.vocab, dict(positions=self.settings.positions)|self.about)
 
 @patch
