@@ -12,7 +12,7 @@ import numpy as np
 from fastcore.basics import patch
 from .foldseek_format import AMINO_ACIDS, CA, GENERIC, Protein, encode_ca
 
-# %% ../nbs/00c_foldseek_writer.ipynb #587de599
+# %% ../nbs/00c_foldseek_writer.ipynb #207cfe53
 _ROW = np.dtype([('key','<u4'), ('length','<u4'), ('offset','<u8')])
 
 class FoldseekDBWriter:
@@ -25,7 +25,7 @@ class FoldseekDBWriter:
     ):
         self.path, self.shard, self.shards, self.truncate = Path(path), shard, shards, truncate
         if not 0<=shard<shards: raise ValueError(f'{path}: there is no shard {shard} of {shards}')
-        self.n, self.n_sources, self.source, self.has = 0, 0, None, None
+        self.n, self.n_sources, self.by_file, self.has = 0, 0, False, None
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ class FoldseekDBWriter:
         if name not in self.files: self.files[name] = open(self.tmp/name, 'wb')
         return self.files[name]
 
-# %% ../nbs/00c_foldseek_writer.ipynb #54357fac
+# %% ../nbs/00c_foldseek_writer.ipynb #485b17f0
 @patch
 def append(self:FoldseekDBWriter,
     part:str, # '' for sequences, '_ss', '_ca', '_h', ...
@@ -54,27 +54,34 @@ def append(self:FoldseekDBWriter,
     self.sizes[part] = begin+int(lengths.sum())
 
 @patch
+def source(self:FoldseekDBWriter,
+    name:str, # of a file
+    model:int|None=None, # number of the model in it, where it has several
+):
+    "Say where the proteins that follow come from, for `.source`; without it, each is its own source"
+    name = re.sub(r'\s', '_', name)
+    self._file('sources').write(f'{name}\t{"" if model is None else model}\n'.encode())
+    if model is not None: self._file('models')
+    self.n_sources, self.by_file = self.n_sources+1, True
+
+@patch
 def name(self:FoldseekDBWriter,
     key:int, # 0 to 2^32-1, new
     name:str, # of the protein, for `.lookup`
-    source:str|None=None, # file that it came from, for `.source`; the same as of the protein before is the same file; None: the name
 ):
     "Give a key its name; raises ValueError if it has one"
     if not 0<=key<=0xFFFFFFFF or self.written[key>>3]>>(key&7)&1: raise ValueError(f'{self.path}: key {key} ({name}) is already there or no 32-bit number')
     self.written[key>>3] |= 1<<(key&7)
-    clean = lambda text: re.sub(r'\s|[\0-\x1f]', '_', text)
-    if source is None or source!=self.source:
-        self._file('sources').write(f'{clean(source or name)}\n'.encode())
-        self.source, self.n_sources = source, self.n_sources+1
-    self.append('.lookup', [key], [clean(name).encode()])
+    name = re.sub(r'\s|[\0-\x1f]', '_', name)
+    if not self.by_file: self.source(name); self.by_file = False
+    self.append('.lookup', [key], [name.encode()])
     self._file('origins').write((self.n_sources-1).to_bytes(4, 'little'))
     self.n += 1
 
-# %% ../nbs/00c_foldseek_writer.ipynb #d70ad7b6
+# %% ../nbs/00c_foldseek_writer.ipynb #f22159e8
 @patch
 def write(self:FoldseekDBWriter,
     p:Protein, # its key must be new; `ss` and `ca` are there for all proteins or for none
-    source:str|None=None, # as in `name`
 ):
     "Add a protein; raises ValueError when it doesn't fit with those before it"
     has = p.ss is not None, p.ca is not None
@@ -83,7 +90,7 @@ def write(self:FoldseekDBWriter,
     for x in (p.ss, p.ca):
         if x is not None and len(x)!=len(p.aa): raise ValueError(f'{self.path}: protein {p.key} ({p.name}) has {len(p.aa)} residues but {len(x)} 3Di letters or coordinates')
     header = re.sub(r'[\0-\x08\x0a-\x1f]', ' ', p.header or p.name)
-    self.name(int(p.key), p.name, source)
+    self.name(int(p.key), p.name)
     self.append('', [p.key], [p.aa.upper().encode()+b'\n'])
     if has[0]: self.append('_ss', [p.key], [p.ss.upper().encode()+b'\n'])
     if has[1]: self.append('_ca', [p.key], [encode_ca(p.ca, self.truncate)])
@@ -128,18 +135,22 @@ def _write_index(file:Path, rows:np.ndarray):
     with open(file, 'w') as f:
         for s in _slices(len(rows)): f.writelines(map('%d\t%d\t%d\n'.__mod__, zip(rows['key'][s].tolist(), rows['offset'][s].tolist(), rows['length'][s].tolist())))
 
-# %% ../nbs/00c_foldseek_writer.ipynb #eb1c5608
+# %% ../nbs/00c_foldseek_writer.ipynb #ae0a8439
 def _write_names(path:Path, folders:list[Path]):
     "Write .lookup and .source"
     folders, names, origins, n = [f for f in folders if (f/'sources').exists()], [], [], 0
     if not folders: return
-    rows = _joined_rows(path, folders, '.lookup')
+    rows, models = _joined_rows(path, folders, '.lookup'), any((f/'models').exists() for f in folders)
     with open(path.with_name(f'{path.name}.source'), 'wb') as out:
         for f in folders:
-            origins.append(np.fromfile(f/'origins', '<u4')+np.uint32(n)); names.append(np.memmap(f/'data.lookup', np.uint8, 'r'))
+            named = (f/'origins').exists()          # a file of which no chain was kept has no name
+            origins.append(np.fromfile(f/'origins', '<u4')+np.uint32(n) if named else np.zeros(0, np.uint32))
+            names.append(np.memmap(f/'data.lookup', np.uint8, 'r') if named else np.zeros(0, np.uint8))
             with open(f/'sources', 'rb') as source:
-                for line in source: out.write(b'%d\t%b' % (n, line)); n += 1
-    order = np.argsort(np.concatenate([np.fromfile(f/'rows.lookup', _ROW)['key'] for f in folders]), kind='stable')
+                for line in source:
+                    file, model = line[:-1].split(b'\t')
+                    out.write(b'%d\t%b%b\n' % (n, file, b'_MODEL_'+(model or b'1') if models else b'')); n += 1
+    order = np.argsort(np.concatenate([np.fromfile(f/'rows.lookup', _ROW)['key'] for f in folders if (f/'rows.lookup').exists()]), kind='stable')
     origins, ends = np.concatenate(origins)[order], np.cumsum([0]+[len(x) for x in names])
     with open(path.with_name(f'{path.name}.lookup'), 'wb') as out:
         for s in _slices(len(rows), 1<<16):
