@@ -98,7 +98,7 @@ class Selection:
         "What tells it from another selection"
         return hashlib.blake2b(self.keys.data, digest_size=8).hexdigest()
 
-# %% ../nbs/07_dataset.ipynb #01793d7e
+# %% ../nbs/07_dataset.ipynb #980c2f97
 class _LeftOut:
     "Counts by reason, and the first keys of each"
     def __init__(self): self.counts, self.first = {}, {}
@@ -127,8 +127,8 @@ def select(
     (only, said_only), (never, said_never) = listed[keys], listed[exclude]
     cluster = None if clusters is None else read_clusters(clusters, db.keys)
     chosen = [], []
-    for begin in range(0, len(db), 1<<20):
-        s = slice(begin, begin+(1<<20))
+    for begin in range(0, len(db), 1<<17):
+        s = slice(begin, begin+(1<<17))
         here, lengths = db.keys[s], db.residues(s)
         reasons = {f'over {longest} residues': lengths>longest, f'without {"3Di letters" if part=="ss" else "coordinates"}': ~db.having(part, s), 'empty': lengths<1}
         if only is not None: reasons[f'not in {keys}'] = only.rows(here)<0

@@ -13,9 +13,9 @@ import numpy as np
 from tqdm.auto import tqdm
 from .foldseek_db import FoldseekCaDB, FoldseekDB, FoldseekFormatError, Lookup, PairedFoldseekDB, STATES, demo_db
 
-# %% ../nbs/00e_foldseek_check.ipynb #4de9dc91
+# %% ../nbs/00e_foldseek_check.ipynb #6ed372f9
 PARTS = {'':'sequences', '_ss':'3Di letters', '_ca':'C-alpha coordinates', '_h':'headers'}
-BLOCK = 1<<20       # rows of an index that are looked at together
+BLOCK = 1<<17       # rows of an index that are looked at together
 
 def _blocks(n:int, size:int=BLOCK): return (slice(i, min(i+size, n)) for i in range(0, n, size))
 

@@ -55,11 +55,18 @@ class FoldseekDB:
     def __repr__(self): return f'{type(self).__name__}({str(self.path)!r}, {len(self):,} entries)'
     def __reduce__(self): return type(self), (self.path,)           # a worker process opens it anew
 
-# %% ../nbs/00d_foldseek_db.ipynb #afffe98c
+# %% ../nbs/00d_foldseek_db.ipynb #33cf96d9
+@patch
+def _still_whole(self:FoldseekDB):
+    "Raise if a data file was cut since it was opened"
+    for i,p in enumerate(self.parts):
+        if len(p) and p.obj.size()<len(p): raise FoldseekFormatError(f'{data_files(self.path)[i]} had {len(p):,} bytes when it was opened, and has {p.obj.size():,} now; open the database again when the file is whole')
+
 @patch
 def _bytes(self:FoldseekDB, offset:int, n:int, key:int)->bytes:
     "`n` bytes at an offset of the joined data"
     if n==0: return b''
+    self._still_whole()
     part = int(np.searchsorted(self.starts, offset, 'right'))-1
     begin = offset-int(self.starts[part])
     if part>=len(self.parts) or begin+n>len(self.parts[part]):
@@ -142,7 +149,7 @@ class Ragged:
 def _ragged(entries:list, empty:np.ndarray)->Ragged: # of arrays
     return Ragged(np.concatenate([empty, *entries]), np.cumsum([0]+[len(x) for x in entries]))
 
-# %% ../nbs/00d_foldseek_db.ipynb #85d65a7b
+# %% ../nbs/00d_foldseek_db.ipynb #e20d3646
 @patch
 def _rows(self:FoldseekDB, keys)->np.ndarray: # int64 (N,)
     "Rows of keys, all of which are there"
@@ -153,6 +160,7 @@ def _rows(self:FoldseekDB, keys)->np.ndarray: # int64 (N,)
 @patch
 def _stored(self:FoldseekDB, rows:np.ndarray, sizes:np.ndarray, cut:np.ndarray|int=0)->bytes|None:
     "Bytes of many entries as they are stored, `sizes` of each less the last `cut` of them; None where a size goes beyond the data"
+    self._still_whole()
     begins = self.index.offsets[rows].astype(np.int64)
     part = np.minimum(np.searchsorted(self.starts, begins, 'right')-1, len(self.parts)-1)
     beyond = begins+sizes>self.starts[part+1]

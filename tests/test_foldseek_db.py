@@ -190,3 +190,116 @@ def test_looking_up_a_key_does_not_depend_on_the_size():
             return time.perf_counter()-t
         return min(once() for _ in range(5))
     assert seconds(5_000_000)<30*seconds(1000)         # in proportion to the size it would be 5,000 times
+
+@pytest.mark.parametrize('name', TRUTHS)
+def test_batches_equal_single_reads(name, databases):
+    "In any order, with repeats, whatever the form of the database"
+    db = PairedFoldseekDB((databases/name).with_name(json.loads((databases/name).read_text())['db']))
+    keys = np.random.default_rng(0).choice(db.keys, 2*len(db)+1)
+    batch = db.batch(keys)
+    assert len(batch)==len(keys) and batch.aa.flags.c_contiguous and batch.offsets[-1]==len(batch.aa)
+    for key,p in zip(keys.tolist(), batch):
+        q = db[key]
+        assert (p.key, p.name, p.header, p.aa, p.ss)==(q.key, q.name, q.header, q.aa, q.ss)
+        assert (p.ca is None)==(q.ca is None) and (q.ca is None or np.array_equal(p.ca, q.ca, equal_nan=True) and p.ca.dtype==np.float32)
+    for part in (db.aa, db.ss, db.ca, db.h):
+        if part is None: continue
+        for got,key in zip(part.batch(keys[:9]), keys[:9].tolist()): assert np.array_equal(got, part[key], equal_nan=True) if part is db.ca else got.tobytes().decode('latin-1' if part is not db.h else 'utf-8')==part[key]
+
+def test_the_plain_decoder_by_hand():
+    "Both forms, one byte at a time"
+    import struct
+    raw = b''.join(struct.pack('<ihh', start, 100, -30000) for start in (-5, 70000, 2**31-1))+b'\x7f'
+    want = np.array([[-5, 95, -29905], [70000, 70100, 40100], [2**31-1, -2**31+99, 2**31-29901]])   # sums wrap at 32 bits, as in the program
+    np.testing.assert_array_equal(decode_ca(raw), (want.T/1000).astype(np.float32))
+    assert decode_ca(bytes(7)).shape==(0,3)==decode_ca(b'').shape and decode_ca(bytes(1)).shape==(0,3)
+
+def test_a_subset_is_what_foldseek_makes(databases, tmp_path):
+    plain, theirs = PairedFoldseekDB(databases/'plain/db'), PairedFoldseekDB(databases/'subset/db')
+    ours = write_subset(tmp_path/'some', plain, [11, 3, 20, 7])
+    assert ours.keys.tolist()==theirs.keys.tolist()
+    for part in ('aa', 'ss', 'ca', 'h'):
+        for key in theirs.keys.tolist(): assert getattr(ours, part)._payload(key)==getattr(theirs, part)._payload(key)
+    for name in ('float', 'compressed', 'padded', 'mask', 'split_z', 'edge'):          # every form can be copied
+        db = PairedFoldseekDB(databases/name/'db')
+        for p,q in zip(write_subset(tmp_path/name, db, db.keys[1::3]), db.batch(db.keys[1::3]), strict=True):
+            assert (p.key, p.name, p.header, p.aa, p.ss)==(q.key, q.name, q.header, q.aa, q.ss) and np.array_equal(p.ca, q.ca)
+
+def big_index(path, n=100_000, step=3):
+    keys = np.arange(n)*step
+    path.write_text(''.join(f'{k}\t{9*i}\t9\n' for i,k in enumerate(keys.tolist())))
+    return keys
+
+def test_columns_are_left_and_found(tmp_path, monkeypatch):
+    "Beside the database; in the user's cache folder where that can't be; nowhere, and it still works"
+    from structure_search import foldseek_index as fi
+    keys, p = big_index(tmp_path/'db.index'), tmp_path/'db.index'
+    beside, at_home = fi.cache_files(p)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'cache'))
+    at_home = fi.cache_files(p)[1]
+    assert np.array_equal(fi.open_index(p).keys, keys) and beside.exists() and not at_home.exists()
+    assert beside.stat().st_size<=20*len(keys) and (beside.stat().st_mode&0o777)==(p.stat().st_mode&0o666|0o600)
+    with monkeypatch.context() as m:
+        m.setattr(fi, 'read_index', lambda _: pytest.fail('the text was read again'))
+        assert np.array_equal(fi.open_index(p).keys, keys)
+    beside.unlink()
+    save = fi._save
+    def refuse(where):
+        def refused(file, *args):
+            if where(file): raise PermissionError(f'{file}: no')
+            save(file, *args)
+        return refused
+    monkeypatch.setattr(fi, '_save', refuse(lambda f: f==beside))
+    assert np.array_equal(fi.open_index(p).keys, keys) and at_home.exists() and not beside.exists()
+    at_home.unlink()
+    monkeypatch.setattr(fi, '_save', refuse(lambda f: True))
+    assert np.array_equal(fi.open_index(p).keys, keys) and not at_home.exists()
+    assert not [f for f in tmp_path.rglob('.*')]
+
+def test_two_processes_open_at_once(tmp_path):
+    "Each finds what it needs, and one whole file of columns stays"
+    import subprocess, sys
+    keys = big_index(tmp_path/'db.index', 300_000)
+    code = f'from structure_search.foldseek_index import open_index; ix = open_index({str(tmp_path/"db.index")!r}); print(len(ix), ix.offsets[-1])'
+    runs = [subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert {r.communicate()[0].strip() for r in runs}=={f'{len(keys)} {9*(len(keys)-1)}'}
+    assert sorted(f.name for f in tmp_path.iterdir())==['db.index', 'db.index.columns']
+
+def test_shards_are_one_database(databases, tmp_path):
+    "Written by three and joined: the same proteins, in split data files"
+    plain = PairedFoldseekDB(databases/'plain/db')
+    for i in (2, 0, 1):
+        with FoldseekDBWriter(tmp_path/'db', shard=i, shards=3) as w:
+            for p in plain.batch(plain.keys[i::3]): w.write(p)
+    join_shards(tmp_path/'db', 3)
+    db = PairedFoldseekDB(tmp_path/'db')
+    assert len(db.aa.parts)==3 and db.keys.tolist()==plain.keys.tolist()
+    for p,q in zip(db, plain): assert (p.name, p.header, p.aa, p.ss)==(q.name, q.header, q.aa, q.ss) and np.array_equal(p.ca, q.ca)
+    assert {k:db.names.get(k) for k in db.keys}=={k:plain.names.get(k) for k in db.keys}
+    assert not [f for f in tmp_path.iterdir() if f.name.startswith('.')]
+    for i in range(2):
+        with FoldseekDBWriter(tmp_path/'twice', shard=i, shards=2) as w: w.write(plain[5])
+    with pytest.raises(ValueError, match='key 5 was written by two shards'): join_shards(tmp_path/'twice', 2)
+    with pytest.raises(ValueError, match='shard 2 of 2'): FoldseekDBWriter(tmp_path/'x', 2, 2)
+
+def test_databases_of_ours_are_read_by_mmseqs(databases, tmp_path):
+    "MMseqs2 shares the format's reader with Foldseek, and distributions have it as a package"
+    import subprocess, warnings
+    if not shutil.which('mmseqs'): warnings.warn('SKIPPED: mmseqs is not installed; nothing but our own reader read our databases'); pytest.skip('mmseqs is not on PATH')
+    def mmseqs(*args): assert subprocess.run(['mmseqs', *map(str, args)], capture_output=True).returncode==0, args
+    plain = PairedFoldseekDB(databases/'plain/db')
+    write_subset(tmp_path/'ours', plain, plain.keys[3:20])
+    for part in ('', '_ss'):
+        mmseqs('convert2fasta' if not part else 'prefixid', tmp_path/f'ours{part}', tmp_path/f'out{part}', *(['--tsv', 1] if part else []))
+    assert (tmp_path/'out').read_text()==''.join(f'>{p.header}\n{p.aa}\n' for p in plain.at(slice(3, 20)))
+    assert [l.split('\t')[1] for l in (tmp_path/'out_ss').read_text().splitlines()]==[p.ss for p in plain.at(slice(3, 20))]
+    mmseqs('compress', tmp_path/'ours', tmp_path/'packed')
+    (tmp_path/'list').write_text('5\n4\n')
+    mmseqs('createsubdb', tmp_path/'list', tmp_path/'ours', tmp_path/'two')
+    assert [FoldseekDB(tmp_path/'packed')[k] for k in (5, 9)]==[plain.aa[5], plain.aa[9]] and FoldseekDB(tmp_path/'two').keys.tolist()==[4, 5]
+
+def test_clusters_are_entries_too(databases):
+    "A cluster database has the members' keys under the representative's"
+    clusters, table = FoldseekDB(databases/'clu/db'), [line.split('\t') for line in (databases/'clu/db.tsv').read_text().splitlines()]
+    names = PairedFoldseekDB(databases/'plain/db').names
+    assert {(names.get(rep), names.get(int(member))) for rep in clusters.keys for member in clusters[rep].split()}=={tuple(row[:2]) for row in table}
