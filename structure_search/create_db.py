@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Source', 'structure_files', 'Report', 'create_db']
 
-# %% ../nbs/01b_create_db.ipynb #c55760bd
+# %% ../nbs/01b_create_db.ipynb #fc76bdf9
 import gzip, multiprocessing, os, shutil, signal, tarfile, tempfile, zlib
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from tqdm.auto import tqdm
 from .foldseek_db import FoldseekDBWriter, Protein
-from .structure import LARGEST, read_structure
+from .structure import LARGEST, read_structure, trace_3di
 
 # %% ../nbs/01b_create_db.ipynb #74a25ce2
 @dataclass
@@ -90,7 +90,7 @@ def _in_order(work, items:list, processes:int): # -> iterator of work(item)
         try: yield results()
         finally: pool.shutdown(cancel_futures=True)
 
-# %% ../nbs/01b_create_db.ipynb #7ac68570
+# %% ../nbs/01b_create_db.ipynb #dd66a84b
 @dataclass
 class Report:
     "What became of the files"
@@ -98,12 +98,12 @@ class Report:
     files:int=0
     bad:list=field(default_factory=list)  # files that could not be read: one line each, with the reason
     left_out:list=field(default_factory=list)  # chains that Foldseek would leave out too: name and reason
-    without_backbone:list=field(default_factory=list)  # names of chains whose 3Di letters are all D
+    without_backbone:list=field(default_factory=list)  # names of chains with C-alphas only, whose 3Di letters are approximate
 
     def __str__(self):
         def named(what, items): return f'\n{len(items):,} {what}: {"; ".join(items[:5])}{" ..." if len(items)>5 else ""}' if items else ''
         return (f'{self.proteins:,} chains of {self.files:,} files' + named('files could not be read', self.bad) + named('chains left out', self.left_out)
-                + named('chains have only C-alpha atoms: their 3Di letters are D and say nothing', self.without_backbone))
+                + named('chains have only C-alpha atoms: their 3Di letters are those of a rebuilt backbone', self.without_backbone))
 
 def create_db(
     path:str|Path, # name of the database to make; one that is there is replaced
@@ -124,7 +124,7 @@ def create_db(
                     if len(c)<=3 or set(c.aa)=={'X'}: report.left_out.append(f'{c.header.split()[0]} ({len(c)} residues{", all unknown" if len(c)>3 else ""})'); continue
                     if c.model!=model: w.source(file, c.model); model = c.model
                     if c.ss is None: report.without_backbone.append(c.name)
-                    w.write(Protein(key, c.name, c.header, c.aa, c.ss or 'D'*len(c), c.ca))
+                    w.write(Protein(key, c.name, c.header, c.aa, c.ss or trace_3di(c.ca), c.ca))
                     key += 1
             report.proteins = key
             if not key: raise ValueError(f'{path}: nothing to write. {report}')
