@@ -77,7 +77,7 @@ def describe(
     return Description(db.path, files, {PARTS[e]: len(x) for e,x in zip(PARTS, (db.aa, db.ss, db.ca, db.h)) if x is not None}, int((lengths*np.arange(len(lengths))).sum()), lengths, len(rows),
                        share(aa), share(ss), entropy(aa), entropy(ss) if ss.any() else None, entropy(pairs)-entropy(pairs.sum(1)) if pairs.any() else None)
 
-# %% ../nbs/00e_foldseek_check.ipynb #5631441c
+# %% ../nbs/00e_foldseek_check.ipynb #9d2c6fe8
 def description_figure(
     d:Description,
 ): # a matplotlib figure
@@ -86,7 +86,7 @@ def description_figure(
     fig, axs = plt.subplots(1, 2+bool(d.ss), figsize=(6, 2.2), width_ratios=(1, 1.4)+(1.4,)*bool(d.ss))
     L = np.flatnonzero(d.lengths)
     axs[0].hist(L, np.geomspace(max(1, L.min()), L.max()+1, 30), weights=d.lengths[L]); axs[0].set(xlabel='residues', ylabel='proteins', xscale='log')
-    ticks = [t for t in (10, 30, 100, 300, 1000, 3000, 10000) if L.min()<=t<=L.max()]; axs[0].set_xticks(ticks, [str(t) for t in ticks]); axs[0].minorticks_off()
+    ticks = [t for t in (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000) if L.min()<=t<=L.max()]; axs[0].set_xticks(ticks, [str(t) for t in ticks]); axs[0].minorticks_off()
     for ax,shares,what,nats in zip(axs[1:], (d.aa, d.ss), ('amino acid', '3Di letter'), (d.aa_nats, d.ss_nats)):
         if not shares: continue
         ax.bar([*shares], [100*x for x in shares.values()]); ax.set(xlabel=what, ylabel='share (%)', title=f'{nats:.2f} nats'); ax.tick_params(axis='x', labelsize=6); ax.title.set_fontsize(8)

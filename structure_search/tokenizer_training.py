@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['mini_config', 'fresh_model', 'training_batches', 'flow_loss', 'measure', 'TokenizerTraining', 'train', 'finish']
 
-# %% ../nbs/11b_tokenizer_training.ipynb #45cfc55a
+# %% ../nbs/11b_tokenizer_training.ipynb #fb42a3b2
 import copy, json, math, os, time
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from .dataset import in_validation, read_clusters
+from .dataset import Selection, select
 from .foldseek_db import PairedFoldseekDB
 from .kanzi_model import KanziConfig, KanziModel, centre, save_kanzi
 from .kanzi_tokenizer import KanziTokenizer, canonical_pose, grid_reconstruction, reconstruction_rmsd, rotation_agreement
@@ -123,15 +123,18 @@ def _load_state(run:TokenizerTraining, path:Path):
     for k in _STATE[0]: getattr(run, k).load_state_dict(state[k])
     for k in _STATE[1]: setattr(run, k, state[k])
 
-# %% ../nbs/11b_tokenizer_training.ipynb #2e649b2b
-def _held_out(db:PairedFoldseekDB, clusters:str|None, fraction:float)->tuple[list,list]:
+# %% ../nbs/11b_tokenizer_training.ipynb #845301ef
+def _coordinates(db:PairedFoldseekDB, some:Selection, shortest:int, longest:int)->list:
+    "C-alpha coordinates of proteins of such lengths, without those that are not numbers"
+    keys, out = some.keys[(some.lengths>=shortest)&(some.lengths<=longest)], []
+    for i in range(0, len(keys), 1024): out += [p.ca.copy() for p in db.batch(keys[i:i+1024], ('ca',)) if np.isfinite(p.ca).all()]
+    return out
+
+def _held_out(db:PairedFoldseekDB, clusters:str|None, fraction:float, keys:str|None=None, exclude:str|None=None)->tuple[list,list]:
     "Proteins to train on, and proteins of 40-256 residues of held-out clusters, as C-alpha coordinates"
-    ids = db.keys if clusters is None else read_clusters(clusters, db.keys)
-    out, usable = ([], []), db.having('ca')&(db.residues()>=40)
-    for key,val in zip(db.keys[usable], in_validation(ids, fraction)[usable]):
-        ca = db[int(key)].ca
-        if np.isfinite(ca).all() and not (val and len(ca)>256): out[int(val)].append(ca)
-    print(f'{len(out[0]):,} proteins to train on, {len(out[1]):,} held out; {len(db)-len(out[0])-len(out[1]):,} left out (under 40 residues, without coordinates, or held out and over 256)')
+    train, val, words = select(db, 'kanzi', clusters, fraction, max_protein_length=10**9, max_length=3*10**9, keys=keys, exclude=exclude)
+    out = _coordinates(db, train, 40, 10**9), _coordinates(db, val, 40, 256)
+    print(f'{words}. Of these, {len(out[0]):,} to train on and {len(out[1]):,} to measure with; {len(train)+len(val)-len(out[0])-len(out[1]):,} left out (under 40 residues, not numbers, or held out and over 256)')
     if not out[0] or not out[1]: raise ValueError(f'{db.path}: {len(out[0])} proteins to train on and {len(out[1])} to measure with; both are needed (--val-fraction, --clusters)')
     return out
 
@@ -158,12 +161,13 @@ def _loop(run:TokenizerTraining, batches, few:list, output:Path, state:Path, sec
         _save_state(run, state)
         if stop.wanted: raise Interrupted
 
-# %% ../nbs/11b_tokenizer_training.ipynb #a8dd40cd
+# %% ../nbs/11b_tokenizer_training.ipynb #f963f571
 def train(
     db_path:str, # Foldseek database with `_ca`
     output:str, # .safetensors to write; OUTPUT.state is the checkpoint of the run, OUTPUT.jsonl its log
     clusters:str|None=None, # key<tab>cluster
     val_fraction:float=0.1, # share of clusters that are held out
+    keys:str|None=None, exclude:str|None=None, # lists of proteins, as of `select`
     minutes:float=60, # of computing (wall clock)
     learning_rate:float=1e-3, residues:int=1024, width:int=128, seed:int=0,
     eval_minutes:float=5, # between measurements
@@ -171,14 +175,14 @@ def train(
 )->TokenizerTraining:
     "Train a tokenizer and save its averaged weights in half precision, with what it is and what it scores"
     db, output = PairedFoldseekDB(db_path), Path(output)
-    train_cas, test_cas = _held_out(db, clusters, val_fraction)
+    train_cas, test_cas = _held_out(db, clusters, val_fraction, keys, exclude)
     few, state = test_cas[::max(1, len(test_cas)//60)], Path(f'{output}.state')
     run = TokenizerTraining(mini_config(width), learning_rate, seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     if resume and state.exists(): _load_state(run, state)
     rng = np.random.default_rng((seed, run.step)); torch.manual_seed(seed*1000003+run.step)
     _loop(run, training_batches(train_cas, rng, residues), few, output, state, 60*minutes, 60*eval_minutes)
-    finish(run, output, test_cas, dict(database=Path(db_path).name, clusters=clusters and Path(clusters).name, proteins=len(train_cas), val_fraction=val_fraction, minutes=minutes,
+    finish(run, output, test_cas, dict(database=Path(db_path).name, clusters=clusters and Path(clusters).name, proteins=len(train_cas), val_fraction=val_fraction, keys=keys and Path(keys).name, exclude=exclude and Path(exclude).name, minutes=minutes,
         learning_rate=learning_rate, residues=residues, width=width, seed=seed, threads=torch.get_num_threads(), torch=torch.__version__))
     return run
 

@@ -9,7 +9,7 @@ __all__ = ['main']
 import argparse, sys
 from .train import command, number
 
-# %% ../nbs/15_train_tokenizer.ipynb #0ccad3af
+# %% ../nbs/15_train_tokenizer.ipynb #cbc9f237
 def _parser()->argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog='ss_train_tokenizer', description='Train a small Kanzi-type tokenizer on a Foldseek database with coordinates.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     def flag(name, default, help, **kw): p.add_argument(name, default=default, help=help, **kw)
@@ -17,6 +17,8 @@ def _parser()->argparse.ArgumentParser:
     flag('--output', 'outputs/kanzi_mini.safetensors', 'file to write; OUTPUT.state and OUTPUT.jsonl stand beside it')
     flag('--clusters', None, 'text file, key<tab>cluster: whole clusters are held out; without it, single proteins are')
     flag('--val-fraction', 0.1, 'share of clusters held out, 0 to 1', type=number(float, 0, 0.99))
+    flag('--keys', None, 'text file, a key or name a line: only these proteins are used')
+    flag('--exclude', None, 'text file, a key or name a line: these are not')
     flag('--minutes', 60.0, 'minutes of training, wall clock', type=number(float, 0))
     flag('--learning-rate', 1e-3, 'highest learning rate', type=number(float, 0, 1))
     flag('--residues', 1024, 'residues in a batch, about', type=number(int, 40))

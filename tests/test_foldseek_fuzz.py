@@ -58,6 +58,16 @@ def reference_ca(raw):
                 axes[k].append(struct.pack('<f', milli/1000))
     return b''.join(x+y+z for x,y,z in zip(*axes))
 
+def reference_unpacked(raw):
+    "Contents of zstd frames, one after another"
+    out = b''
+    while raw:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        try: out += frame.decompress(raw)
+        except zstandard.ZstdError: raise Bad from None
+        raw = frame.unused_data
+    return out
+
 class Reference:
     "One database"
     def __init__(self, files, name, ca):
@@ -90,8 +100,7 @@ class Reference:
         if not self.dbtype&COMPRESSED: return self.stored(offset, size)
         entry = self.stored(offset, 4+int.from_bytes(self.stored(offset, 4), 'little')+1)
         need(entry[-1] in (0, 255))
-        try: out = entry[4:-1] if entry[-1]==255 else zstandard.ZstdDecompressor().decompressobj().decompress(entry[4:-1])
-        except zstandard.ZstdError: raise Bad from None
+        out = entry[4:-1] if entry[-1]==255 else reference_unpacked(entry[4:-1])
         need(len(out)==size)
         return out
 
@@ -356,7 +365,7 @@ def check_lookup(folder, raw, name='x.lookup'):
     if ours is Bad: return False
     assert ours.keys.tolist()==sorted(want)
     for k in want: assert ours.get(k)==want[k].decode('utf-8', 'replace'), k
-    names = list({n.decode() for n in want.values() if n==n.decode('utf-8', 'ignore').encode()})+['not there', '\0']
+    names = list({n.decode() for n in want.values() if n==n.decode('utf-8', 'ignore').encode()}|{'not there', '\0'})
     which, keys = ours.find(names)
     assert sorted(zip((names[i] for i in which), keys.tolist()))==sorted((n.decode(), k) for k,n in want.items() if n.decode('utf-8', 'replace') in names)
     assert all(ours.get(k) is None for k in {0, 5, 2**32-1, 2**32}-set(want))
@@ -380,6 +389,25 @@ def test_lookup_is_a_dict(rows, between, after, end):
 @example(b'5\t\t0\n6\tan other\t0\n')
 def test_hostile_lookups(raw):
     with tempfile.TemporaryDirectory(dir=ROOT) as folder: check_lookup(folder, raw)
+
+# --- texts in small blocks, so that lines stand across their borders
+
+@quick
+@given(st.lists(st.tuples(st.integers(0, 2**32-1), st.integers(0, 10**16-1), st.integers(0, 2**32-1)), min_size=1, max_size=12, unique_by=lambda x: x[0]), st.integers(52, 200), st.booleans())
+def test_blocks_of_any_size(rows, size, newline):
+    index, lookup = (b''.join(line % row for row in rows)[:None if newline else -1] for line in (b'%d\t%d\t%d\n', b'%d\tname%d\t%d\n'))
+    with tempfile.TemporaryDirectory(dir=ROOT) as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(foldseek_index, 'text_blocks', lambda path: text_blocks(path, size))
+        place(folder, {'x.index': index})
+        ours, want = read_index(f'{folder}/x.index'), reference_index(index)
+        assert [(k, (o, n)) for k,o,n in zip(*(x.tolist() for x in (ours.keys, ours.offsets, ours.lengths)))]==sorted(want.items())
+        assert check_lookup(folder, lookup)
+
+def test_a_line_longer_than_a_block_is_refused(tmp_path):
+    for n,good in ((49, True), (50, False), (10_000, False)):
+        (tmp_path/'x').write_bytes(b'1\n'+b'2'*n)
+        lines = attempt(lambda: [line for block in text_blocks(tmp_path/'x', 50) for _,_,line in block.lines()], tmp_path/'x')
+        assert lines==([b'1', b'2'*n] if good else Bad), n
 
 # --- columns kept in files
 
