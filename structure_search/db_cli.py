@@ -10,7 +10,7 @@ import argparse, gzip, os, sys
 from pathlib import Path
 from .train import command, number
 
-# %% ../nbs/16_db_cli.ipynb #d17601ab
+# %% ../nbs/16_db_cli.ipynb #bf1ac0a2
 def info(a:argparse.Namespace)->int:
     "Print what a database holds"
     from structure_search.foldseek_check import describe, description_figure
@@ -30,10 +30,10 @@ def verify(a:argparse.Namespace)->int:
     from structure_search.foldseek_check import verify
     found = verify(a.db, None if a.full else a.sample)
     print(found)
-    if a.bad: Path(a.bad).write_text(''.join(f'{k}\t{why}\n' for k,why in sorted(found.bad.items()))); print(f'wrote {len(found.bad):,} lines to {a.bad}')
+    if a.bad: Path(a.bad).write_text(''.join(f'{k}\t{why}\n' for k,why in sorted(found.bad.items())), encoding='utf-8'); print(f'wrote {len(found.bad):,} lines to {a.bad}')
     return 0 if found else 1
 
-# %% ../nbs/16_db_cli.ipynb #e4fcdba2
+# %% ../nbs/16_db_cli.ipynb #7209e809
 def _asked(db, names:list[str])->list[int]:
     "Keys of what was asked for: digits are a key, anything else a name"
     try: return [int(x) if x.isdigit() and int(x) in db else db.key_of(x) for x in names]
@@ -49,7 +49,7 @@ def get(a:argparse.Namespace)->int:
         if (p.ss if a.format=='3di' else p.aa if fasta else p.ca) is None: raise ValueError(f'{a.db}: key {p.key} ({p.name}) has no {"3Di letters" if fasta else "coordinates"}')
     if fasta:
         text = ''.join(f'>{p.header}\n{p.ss if a.format=="3di" else p.aa}\n' for p in proteins)
-        Path(a.output).write_text(text) if a.output else print(text, end='')
+        Path(a.output).write_text(text, encoding='utf-8') if a.output else print(text, end='')
     elif not a.output:
         if len(proteins)>1 or a.format=='mmcif': raise ValueError('--output FOLDER says where several structures, or mmCIF files, go')
         print(ca_pdb(proteins[0].ca, proteins[0].aa), end='')

@@ -157,7 +157,7 @@ def _together(db:PairedFoldseekDB, found:Findings):
     if not db.h and not len(db.names): found.notes.append(f'{db.path} has neither _h nor .lookup: proteins are named by their keys')
     elif len(db.names) and (n := sum(int((db.names.rows(db.keys[s])<0).sum()) for s in _blocks(len(db)))): found.notes.append(f'{db.path}.lookup has no name for {n:,} of {len(db):,} keys')
 
-# %% ../nbs/00e_foldseek_check.ipynb #17d06a22
+# %% ../nbs/00e_foldseek_check.ipynb #cd1f9448
 _AA, _SS = (np.isin(np.arange(256), np.frombuffer(letters, np.uint8)) for letters in (b'ABCDEFGHIJKLMNOPQRSTUVWXYZ*', STATES))
 
 def _wrong(p)->str|None:
@@ -182,8 +182,9 @@ def _decode(db:PairedFoldseekDB, rows:np.ndarray, found:Findings):
             if (why := _wrong(p)): found.add(p.key, why); continue
             if p.ca is None or len(p)<2: continue
             steps = np.linalg.norm(np.diff(p.ca, axis=0), axis=1)
-            found.steps += len(steps); found.near += int(((steps>3.6)&(steps<4.0)).sum())
-    if found.steps and found.near<0.5*found.steps: found.problems.append(f'{db.path}_ca: of {found.steps:,} C-alpha steps only {100*found.near/found.steps:.0f} % are 3.6-4.0 angstrom long: these are no chains')
+            near = int(((steps>3.6)&(steps<4.0)).sum())
+            found.steps += len(steps); found.near += near
+            if len(p)>=10 and near<len(steps)/2: found.add(p.key, f'only {near} of {len(steps)} C-alpha steps are 3.6-4.0 angstrom long: this is no chain')
 
 # %% ../nbs/00e_foldseek_check.ipynb #f22e6d45
 def verify(

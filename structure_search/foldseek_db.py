@@ -312,7 +312,7 @@ def __getitem__(self:PairedFoldseekDB,
     "The whole protein of a key or name; raises KeyError, or `FoldseekFormatError` when its parts don't fit together"
     return self.read(self.key_of(key) if isinstance(key, str) else key)
 
-# %% ../nbs/00d_foldseek_db.ipynb #b592a2e9
+# %% ../nbs/00d_foldseek_db.ipynb #2ee0de6f
 @dataclass(eq=False)
 class Proteins:
     "Several proteins, each part in one array"
@@ -330,7 +330,7 @@ class Proteins:
         s, key = slice(self.offsets[i%len(self)], self.offsets[i%len(self)+1]), int(self.keys[i])
         header = str(key) if self.headers is None else self.headers[i]
         text = lambda x: None if x is None else x[s].tobytes().decode('latin-1')
-        return Protein(key, name_of(header), header, text(self.aa), text(self.ss), None if self.ca is None else self.ca[s])
+        return Protein(key, name_of(header), header, text(self.aa), text(self.ss), None if self.ca is None else self.ca[s].copy())
 
 # %% ../nbs/00d_foldseek_db.ipynb #a1475323
 @patch

@@ -36,7 +36,7 @@ def read_dbtype(
     if len(raw)!=4: raise FoldseekFormatError(f'{path}: {"over 4" if len(raw)>4 else len(raw)} bytes, not 4; was the copy complete?')
     return int.from_bytes(raw, 'little')
 
-# %% ../nbs/00_foldseek_format.ipynb #13e5b2c5
+# %% ../nbs/00_foldseek_format.ipynb #46fe7eb2
 def data_files(
     path:Path, # the database's name without ending
 )->list[Path]: # its data files in order
@@ -50,7 +50,16 @@ def data_files(
             raise FoldseekFormatError(f'{f} is a link to {os.readlink(f)}, which is not there. Was the database renamed? Link it anew: ln -sf TARGET {f}')
         if not f.exists(): raise FileNotFoundError(f'{f}: no such data file' + (f', though {path.name}.index is there: was the download complete?' if Path(f'{path}.index').exists() else ''))
         if not f.is_file(): raise FoldseekFormatError(f'{f} is a folder, not a data file')
+        if (target := _was_a_link(f)): raise FoldseekFormatError(f'{f} holds nothing but the name of {target}: it was a link, and a checkout or copy made text of it. Link it anew: ln -sf {target} {f}')
     return parts or [path]
+
+def _was_a_link(file:Path)->str|None:
+    "The name that a small file holds, if that is a file beside it: no entry looks like that, since entries end in a NUL"
+    if file.stat().st_size>=4096: return None
+    name = file.read_bytes()
+    if not name or b'\0' in name or b'\n' in name: return None
+    try: return os.fsdecode(name) if (file.parent/os.fsdecode(name)).is_file() else None
+    except (OSError, ValueError): return None
 
 # %% ../nbs/00_foldseek_format.ipynb #f7b8c155
 def decode_ca(

@@ -35,7 +35,7 @@ def _eight_digits(
         words *= np.uint64(by); words += right; words &= mask
     return words, digital
 
-# %% ../nbs/00b_foldseek_index.ipynb #5343ab75
+# %% ../nbs/00b_foldseek_index.ipynb #ac5a1164
 class TextBlock:
     "Whole lines of a text file"
     def __init__(self,
@@ -76,6 +76,7 @@ def text_blocks(
                 if not have: return
                 buffer[end:end+1] = b'\n'; end += 1             # the last line may lack its end
             cut = buffer.rfind(b'\n', 16, end)+1
+            if not cut and end<16+size: have = end-16; continue
             if not cut: raise FoldseekFormatError(f'{path}, line {line}: no line end within {size:,} bytes; is this a text file?')
             block = TextBlock(bytes(memoryview(buffer)[:cut+8]), offset, line)
             yield block

@@ -158,12 +158,17 @@ def _write_names(path:Path, folders:list[Path]):
             text = [names[i][int(o)-int(ends[i]):int(o)-int(ends[i])+int(l)-1].tobytes() for i,o,l in zip(shard, rows['offset'][s], rows['length'][s])]
             out.writelines(map(b'%d\t%b\t%d\n'.__mod__, zip(rows['key'][s].tolist(), text, origins[s].tolist())))
 
-# %% ../nbs/00c_foldseek_writer.ipynb #0bc64859
+# %% ../nbs/00c_foldseek_writer.ipynb #7cb1e590
 def _clear(path:Path):
     "Take away the database that stands there, and nothing else"
     own = re.compile(re.escape(path.name)+r'((_ss|_ca|_h|_id)?(\.index|\.index\.columns|\.dbtype|\.\d+)?|\.lookup|\.lookup\.columns|\.source|\.version|_mapping|_taxonomy)')
     for f in sorted(path.parent.iterdir(), key=lambda f: f.name!=f'{path.name}.index'):
         if own.fullmatch(f.name) and (f.is_symlink() or f.is_file()): f.unlink()
+
+def _place(file:Path, at:Path):
+    "Give a file a second name, so that after a crash the shards can be joined again; where a file can't have two, move it"
+    try: os.link(file, at)
+    except OSError: os.replace(file, at)
 
 def join_shards(
     path:str|Path, # name of the database to make
@@ -188,7 +193,7 @@ def join_shards(
         for part in parts:
             for i,f in enumerate(folders):
                 at = path.with_name(f'{path.name}{part}'+(f'.{i}' if shards>1 else ''))
-                if (f/f'data{part}').exists(): os.replace(f/f'data{part}', at)
+                if (f/f'data{part}').exists(): _place(f/f'data{part}', at)
                 else: at.touch()                                # an empty shard has an empty file: numbers must not have gaps
         for f in sorted(tmp.iterdir(), key=lambda f: f.name==f'{path.name}.index'): os.replace(f, path.with_name(f.name))  # the index last: it makes the database
         for f in folders: shutil.rmtree(f)

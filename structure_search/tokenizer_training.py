@@ -123,11 +123,11 @@ def _load_state(run:TokenizerTraining, path:Path):
     for k in _STATE[0]: getattr(run, k).load_state_dict(state[k])
     for k in _STATE[1]: setattr(run, k, state[k])
 
-# %% ../nbs/11b_tokenizer_training.ipynb #845301ef
+# %% ../nbs/11b_tokenizer_training.ipynb #bd760be9
 def _coordinates(db:PairedFoldseekDB, some:Selection, shortest:int, longest:int)->list:
     "C-alpha coordinates of proteins of such lengths, without those that are not numbers"
     keys, out = some.keys[(some.lengths>=shortest)&(some.lengths<=longest)], []
-    for i in range(0, len(keys), 1024): out += [p.ca.copy() for p in db.batch(keys[i:i+1024], ('ca',)) if np.isfinite(p.ca).all()]
+    for i in range(0, len(keys), 1024): out += [p.ca for p in db.batch(keys[i:i+1024], ('ca',)) if np.isfinite(p.ca).all()]
     return out
 
 def _held_out(db:PairedFoldseekDB, clusters:str|None, fraction:float, keys:str|None=None, exclude:str|None=None)->tuple[list,list]:

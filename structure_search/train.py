@@ -97,7 +97,7 @@ def _media(files:dict)->dict:
     if not files or wandb is None or wandb.run is None: return {}
     return {f'{which}':wandb.Image(str(png)) for which,(png,_) in files.items()}|{f'{which} structure':wandb.Molecule(str(pdb)) for which,(_,pdb) in files.items() if pdb}
 
-# %% ../nbs/12_train.ipynb #9fd0173f
+# %% ../nbs/12_train.ipynb #57ba1839
 def run(
     args:argparse.Namespace, # of `make_parser`
     alphabet:str, # '3di' or 'kanzi'
@@ -109,10 +109,11 @@ def run(
     from structure_search.foldseek_db import PairedFoldseekDB
     from structure_search.model import build_model, make_vocab
     from structure_search.training import Settings, fit, make_accelerator
-    main = make_accelerator().is_main_process
+    acc = make_accelerator()
+    main = acc.is_main_process
     say = print if main else lambda *_: None
     vocab = make_vocab(alphabet, args.model_name, args.vocab, 1000 if tokenizer is None else tokenizer.n_codes)
-    db = PairedFoldseekDB(args.db_path)
+    with acc.local_main_process_first(): db = PairedFoldseekDB(args.db_path)         # the first to open a large database makes its files of columns
     train, val, words = select(db, alphabet, args.clusters, args.val_fraction, args.max_protein_length, args.max_length, args.keys, args.exclude)
     say(words)
     if not len(val): say('no protein is held out: the evaluation below is on training proteins, and says nothing about others'); val = train

@@ -303,3 +303,29 @@ def test_clusters_are_entries_too(databases):
     clusters, table = FoldseekDB(databases/'clu/db'), [line.split('\t') for line in (databases/'clu/db.tsv').read_text().splitlines()]
     names = PairedFoldseekDB(databases/'plain/db').names
     assert {(names.get(rep), names.get(int(member))) for rep in clusters.keys for member in clusters[rep].split()}=={tuple(row[:2]) for row in table}
+
+@pytest.mark.parametrize('name', TRUTHS)
+def test_the_programs_databases_are_in_order(name, databases):
+    from structure_search.foldseek_check import verify
+    found = verify((databases/name).with_name(json.loads((databases/name).read_text())['db']), sample=None)
+    assert found and found.decoded, str(found)
+
+@pytest.mark.parametrize('damage,says', [('cut _ca', 'db_ca: the data ends'), ('no _ca.index', 'db_ca.index: no such index'), ('no key', 'db_ss lacks 1 (key 33)'), ('swap', 'residues, but'), ('letter', "sequence holds '1'"),
+                                         ('dbtype', 'db.dbtype is missing'), ('other bytes', 'bad entry: key 3: '), ('across', 'lie across each other'), ('lookup', 'db.lookup, line 2')])
+def test_what_verify_finds(databases, tmp_path, damage, says, capsys):
+    from structure_search.db_cli import main
+    db = broken(databases, tmp_path)
+    f = lambda end: db.with_name(f'db{end}')
+    lines = lambda end: f(end).read_text().splitlines(True)
+    if damage=='cut _ca': f('_ca').write_bytes(f('_ca').read_bytes()[:-4000])
+    if damage=='no _ca.index': f('_ca.index').unlink()
+    if damage=='no key': f('_ss.index').write_text(''.join(lines('_ss.index')[:-1]))
+    if damage=='swap': f('_ss.index').write_text(''.join(f'{2-int(k) if int(k)<3 else k}\t{o}\t{n}' for k,o,n in (l.split('\t') for l in lines('_ss.index'))))
+    if damage=='letter': f('').write_bytes(f('').read_bytes().replace(b'GL', b'G1', 1))
+    if damage=='dbtype': f('.dbtype').unlink()
+    if damage=='other bytes': f('_ca.index').write_text(''.join(l if i!=3 else l.replace(l.split('\t')[1], str(int(l.split('\t')[1])-100)) for i,l in enumerate(lines('_ca.index'))))
+    if damage=='across': f('.index').write_text(''.join(l if i!=3 else l.replace('\t539\t', '\t500\t') for i,l in enumerate(lines('.index'))))
+    if damage=='lookup': f('.lookup').write_text(lines('.lookup')[0]+'nonsense\n')
+    assert main(['verify', str(db), '--full', '--bad', str(tmp_path/'bad.txt')])==1
+    assert says in capsys.readouterr().out
+    for line in (tmp_path/'bad.txt').read_text().splitlines(): assert line.split('\t')[0].isdigit()

@@ -282,7 +282,7 @@ def test_whole_databases_read_as_the_reference(files): checked(files, check_pair
 
 @pytest.mark.parametrize('ca', [False, True])
 def test_damaged_databases(ca):
-    @settings(quick, max_examples=600)
+    @settings(quick, max_examples=400)
     @given(databases(ca=ca), changes, st.integers(0, 9))
     def run(files, changes, which): checked(mutated(files, changes, which), check, FoldseekCaDB if ca else FoldseekDB)
     run()
