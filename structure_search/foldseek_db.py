@@ -74,12 +74,12 @@ def _bytes(self:FoldseekDB, offset:int, n:int, key:int)->bytes:
                                   'Is the file truncated (an incomplete download), or do index and data not belong together?')
     return self.parts[part][begin:begin+n].tobytes()
 
-# %% ../nbs/00d_foldseek_db.ipynb #28b0f159
+# %% ../nbs/00d_foldseek_db.ipynb #41466dac
 @patch
 def _decompress(self:FoldseekDB, offset:int, size:int, key:int)->bytes:
     "A compressed entry of `size` bytes uncompressed (without its NUL), never more"
     n = int.from_bytes(self._bytes(offset, 4, key), 'little')
-    raw = self._bytes(offset+4, n+1, key)
+    raw = self._bytes(offset, n+5, key)[4:]     # at once: an entry never crosses a file
     if raw[-1]==0xFF: out = raw[:-1]
     elif raw[-1]==0:
         try: out = b''.join(_unpacked(raw[:-1], size+1))
@@ -149,7 +149,7 @@ class Ragged:
 def _ragged(entries:list, empty:np.ndarray)->Ragged: # of arrays
     return Ragged(np.concatenate([empty, *entries]), np.cumsum([0]+[len(x) for x in entries]))
 
-# %% ../nbs/00d_foldseek_db.ipynb #e20d3646
+# %% ../nbs/00d_foldseek_db.ipynb #d057c4fd
 @patch
 def _rows(self:FoldseekDB, keys)->np.ndarray: # int64 (N,)
     "Rows of keys, all of which are there"
@@ -163,7 +163,7 @@ def _stored(self:FoldseekDB, rows:np.ndarray, sizes:np.ndarray, cut:np.ndarray|i
     self._still_whole()
     begins = self.index.offsets[rows].astype(np.int64)
     part = np.minimum(np.searchsorted(self.starts, begins, 'right')-1, len(self.parts)-1)
-    beyond = begins+sizes>self.starts[part+1]
+    beyond = (begins<0)|(begins>self.starts[part+1]-sizes)
     if (beyond&(sizes>0)).any(): return None
     begins = begins-self.starts[part]
     ends = begins+sizes-cut
@@ -197,9 +197,10 @@ def batch(self:FoldseekDB,
     "Texts of many entries, equal to those of `db[key]`; raises KeyError, or `FoldseekFormatError` for a damaged one"
     return self._letters(keys, self.dbtype&0xFFFF==AMINO_ACIDS)
 
-# %% ../nbs/00d_foldseek_db.ipynb #5a1fed2e
+# %% ../nbs/00d_foldseek_db.ipynb #614a27c4
 class FoldseekCaDB(FoldseekDB):
     "C-alpha coordinates of one database, by key"
+    padded = False          # coordinates are not: the flag says nothing of them
     def __init__(self,
         path:str|Path, # name without ending, such as data/foldseek/afdb50/afdb50_ca
     ):
@@ -218,7 +219,7 @@ class FoldseekCaDB(FoldseekDB):
         n = self.index.lengths[rows].astype(np.int64)-1
         return np.maximum(np.where(n%12==0, n//12, (n-7)//6), 0)
 
-# %% ../nbs/00d_foldseek_db.ipynb #f3bfdddd
+# %% ../nbs/00d_foldseek_db.ipynb #a9160a34
 @patch
 def batch(self:FoldseekCaDB,
     keys, # of the proteins, whole numbers (N,), in any order
@@ -229,13 +230,14 @@ def batch(self:FoldseekCaDB,
     floats, offsets = sizes%12==0, np.concatenate([[0], residues.cumsum()])
     plain = lambda: _ragged([self[k] for k in self.keys[rows].tolist()], np.zeros((0,3), np.float32))
     if self.compressed or not (floats|(sizes%6==1)).all(): return plain()
-    values = np.empty((int(offsets[-1]), 3), np.float32)
+    forms = []
     for form in (False, True):
         some = np.flatnonzero(floats==form)
-        if not len(some): continue
-        stored = self._stored(rows[some], sizes[some], 0 if form else np.where(residues[some]>0, 1, sizes[some]))      # without the spare byte
+        stored = self._stored(rows[some], sizes[some], 0 if form else np.where(residues[some]>0, 1, sizes[some])) if len(some) else b''     # without the spare byte
         if stored is None: return plain()
-        some = some[residues[some]>0]
+        forms.append((form, some[residues[some]>0], stored))
+    values = np.empty((int(offsets[-1]), 3), np.float32)       # only now: what the index says may be anything
+    for form,some,stored in forms:
         if not len(some): continue
         at = slice(None) if len(some)==len(rows) else np.repeat(offsets[some]-residues[some].cumsum()+residues[some], residues[some])+np.arange(int(residues[some].sum()))
         values[at] = decode_cas(np.frombuffer(stored, np.uint8), residues[some], form)
@@ -332,7 +334,7 @@ class Proteins:
         text = lambda x: None if x is None else x[s].tobytes().decode('latin-1')
         return Protein(key, name_of(header), header, text(self.aa), text(self.ss), None if self.ca is None else self.ca[s].copy())
 
-# %% ../nbs/00d_foldseek_db.ipynb #a1475323
+# %% ../nbs/00d_foldseek_db.ipynb #257361b8
 @patch
 def batch(self:PairedFoldseekDB,
     keys, # of the proteins, whole numbers (N,), in any order
@@ -348,7 +350,7 @@ def batch(self:PairedFoldseekDB,
     headers = None
     if 'h' in parts:
         there = self.h is not None and (self.h.index.rows(keys)>=0).all()
-        headers = [x.tobytes().decode('utf-8', 'replace') for x in self.h.batch(keys)] if there else [self.read(k, ('h',)).header for k in keys]
+        headers = [x.tobytes().decode('utf-8', 'replace') for x in self.h._letters(keys, upper=False)] if there else [self.read(k, ('h',)).header for k in keys]
     return Proteins(keys.astype(np.uint32), aa.offsets, aa.values, None if ss is None else ss.values, None if ca is None else ca.values, headers)
 
 @patch

@@ -99,7 +99,7 @@ def decode_cas(
     for k in range(3): out[:,k] = values[row+np.repeat(at+k*per_axis, residues)]
     return out
 
-# %% ../nbs/00_foldseek_format.ipynb #c74d0e8c
+# %% ../nbs/00_foldseek_format.ipynb #d593bfdb
 def encode_ca(
     ca:np.ndarray, # C-alpha coordinates, angstrom, (L,3)
     truncate:bool=False, # cut off after 0.001 angstrom, as Foldseek's createdb does, instead of rounding; give float64 then, as read from the file
@@ -107,7 +107,7 @@ def encode_ca(
     "Encode C-alpha coordinates as 16-bit differences, or as float32 where these don't fit"
     ca = np.asarray(ca, np.float64)
     milli = (np.trunc if truncate else np.rint)(ca*1000)
-    fits = len(ca)>1 and np.isfinite(milli).all() and np.abs(milli[0]).max()<2**31 and np.abs(np.diff(milli, axis=0)).max(initial=0)<=32767
+    fits = len(ca)>1 and np.isfinite(milli).all() and np.abs(milli).max()<2**31 and np.abs(np.diff(milli, axis=0)).max(initial=0)<=32767
     if not fits: return ca.T.astype('<f4').tobytes()
     axes = [milli[:1,k].astype('<i4').tobytes()+np.diff(milli[:,k]).astype('<i2').tobytes() for k in range(3)]
     return b''.join(axes)+b'\0'

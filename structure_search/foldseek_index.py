@@ -201,22 +201,27 @@ def cache_files(
     home = Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'))
     return [real.with_name(f'{real.name}.columns'), home/'structure_search'/f'{real.name}-{blake2b(str(real).encode(), digest_size=8).hexdigest()}.columns']
 
-# %% ../nbs/00b_foldseek_index.ipynb #f1e12924
+# %% ../nbs/00b_foldseek_index.ipynb #92dc03af
 def _begins(n:int, types)->list[int]:
     "Where the columns of n rows begin in the file, and where it ends"
     at = [128]
     for t in types: at.append(at[-1]+-(-n*np.dtype(t).itemsize//64)*64)
     return at
 
+def _head(fingerprint:bytes, n:int)->bytes: # 128 bytes
+    "First bytes of a file of n rows, with a check on themselves"
+    body = _MAGIC+fingerprint+n.to_bytes(8, 'little')
+    return (body+blake2b(body, digest_size=8).digest()).ljust(128, b'\0')
+
 def _map(file:Path, fingerprint:bytes, types)->list[np.ndarray]|None:
     "Columns of a file, or None if it isn't there or of another text"
     try: f = open(file, 'rb')
-    except (FileNotFoundError, PermissionError, NotADirectoryError): return None
+    except OSError: return None
     with f:
         head = f.read(128)
         n = int.from_bytes(head[48:56], 'little')
         begins = _begins(n, types)
-        if head[:48]!=_MAGIC+fingerprint or os.fstat(f.fileno()).st_size!=begins[-1] or not n: return None
+        if head!=_head(fingerprint, n) or os.fstat(f.fileno()).st_size!=begins[-1] or not n: return None
         data = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
     return [np.frombuffer(data, t, n, begin) for t,begin in zip(types, begins)]
 
@@ -227,7 +232,7 @@ def _save(file:Path, fingerprint:bytes, columns, mode:int):
     try:
         with open(fd, 'wb') as f:
             os.fchmod(fd, mode)
-            f.write(_MAGIC+fingerprint+len(columns[0]).to_bytes(8, 'little'))
+            f.write(_head(fingerprint, len(columns[0])))
             for begin,c in zip(begins, columns): f.seek(begin); f.write(c.data)
             f.truncate(begins[-1])
         os.replace(tmp, file)
@@ -265,7 +270,7 @@ def open_index(
     try: return Index(*columns(path, 'index 1', (np.uint32, np.uint64, np.uint32), read))
     except FileNotFoundError: raise FileNotFoundError(f'{path}: no such index file; a Foldseek database is NAME, NAME.index and NAME.dbtype together') from None
 
-# %% ../nbs/00b_foldseek_index.ipynb #607deee5
+# %% ../nbs/00b_foldseek_index.ipynb #b991f3e5
 @patch
 def hashes(self:TextBlock,
     begins:np.ndarray, # position of each word's first byte, int64 (N,)
@@ -284,7 +289,7 @@ def hashes(self:TextBlock,
 
 def _lookup_line(path:Path, n:int, line:bytes)->tuple[int,int,int]:
     "Key of a line, and where its name begins and ends: the plain way, for lines with blanks or without file number"
-    m = re.fullmatch(rb'[ \t]*(\d{1,10})[ \t]+([^ \t]*)(?:[ \t].*)?[ \t\r]*', line)
+    m = re.fullmatch(rb'[ \t]*(\d{1,16})(?:\t(?=\t)|[ \t]+)([^ \t\r]*)(?:[ \t\r].*)?', line)
     if not m or int(m[1])>0xFFFFFFFF: raise FoldseekFormatError(f'{path}, line {n}: {line[:60]!r} is not "key<tab>name<tab>file number"')
     return int(m[1]), *m.span(2)
 
@@ -295,7 +300,7 @@ def read_lookup(
     keys, where, hashed = [np.zeros(0, np.uint32)], [np.zeros(0, np.uint64)], [np.zeros(0, np.uint32)]
     for block in text_blocks(path):
         ends = block.ends(b'\t', b'\t', b'\n')
-        if ends is not None and not (block.bytes[16:-8]==32).any():
+        if ends is not None and not ((block.bytes[16:-8]==32)|(block.bytes[16:-8]==13)).any():
             begins = np.concatenate([[16], ends[:-1,2]+1])
             key = block.numbers(begins, ends[:,0])
             begin, end = ends[:,0]+1, ends[:,1]
@@ -312,7 +317,7 @@ def read_lookup(
     order = _order(hashed)
     return keys, where, hashed[order], order
 
-# %% ../nbs/00b_foldseek_index.ipynb #3b9a481a
+# %% ../nbs/00b_foldseek_index.ipynb #841e0ee8
 class Lookup(KeyTable):
     "Names of keys and keys of names, from a `.lookup` file"
     def __init__(self,
@@ -326,7 +331,7 @@ class Lookup(KeyTable):
         if there:
             with open(self.path, 'rb') as f: self.text = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
 
-    def _name(self, row:int)->bytes: return re.compile(rb'[^\s\0]*').match(self.text, int(self.where[row]))[0]
+    def _name(self, row:int)->bytes: return re.compile(rb'[^ \t\r\n]*').match(self.text, min(int(self.where[row]), len(self.text)))[0]
 
     def get(self,
         key:int,
