@@ -37,7 +37,7 @@ def unit_hash(
     ids = np.asarray(ids).astype(np.uint64)
     return _mix(_mix(ids)^_mix(np.uint64([salt])) if salt else ids)/2.0**64
 
-# %% ../nbs/07_dataset.ipynb #b96f97a0
+# %% ../nbs/07_dataset.ipynb #8417c151
 def _cluster_line(line:bytes, path, n:int)->tuple[int,int]:
     "Key and cluster number of a line; a name's number is a hash"
     cols = line.split()
@@ -48,9 +48,8 @@ def _cluster_line(line:bytes, path, n:int)->tuple[int,int]:
 def _cluster_pairs(path:Path): # -> keys int64, clusters uint64 of a part of the table
     "Read a cluster table: lines of two numbers many at once, others one by one"
     for block in text_blocks(path):
-        ends = block.ends(b'\t', b'\n')
-        begins = None if ends is None else np.concatenate([[16], ends.ravel()[:-1]+1]).reshape(-1, 2)
-        columns = (None, None) if ends is None else [block.numbers(begins[:,k], ends[:,k]) for k in (0, 1)]
+        fields = block.fields(b'\t\n')
+        columns = (None, None) if fields is None else [block.numbers(*x) for x in zip(*fields)]
         if columns[0] is None or columns[1] is None:
             pairs = [_cluster_line(line, path, n) for n,_,line in block.lines() if line.strip()]
             columns = np.array([k for k,_ in pairs], np.int64), np.array([c for _,c in pairs], np.uint64)

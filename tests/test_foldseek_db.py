@@ -240,7 +240,7 @@ def test_columns_are_left_and_found(tmp_path, monkeypatch):
     assert np.array_equal(fi.open_index(p).keys, keys) and beside.exists() and not at_home.exists()
     assert beside.stat().st_size<=20*len(keys) and (beside.stat().st_mode&0o777)==(p.stat().st_mode&0o666|0o600)
     with monkeypatch.context() as m:
-        m.setattr(fi, 'read_index', lambda _: pytest.fail('the text was read again'))
+        m.setattr(fi, 'text_blocks', lambda _: pytest.fail('the text was read again'))
         assert np.array_equal(fi.open_index(p).keys, keys)
     beside.unlink()
     save = fi._save
