@@ -17,8 +17,8 @@ WORK = {    # name: (imports, what is measured); p is the text's path, rows at m
     'np.loadtxt': ('import numpy as np', "np.loadtxt(p, np.uint64, delimiter='\\t', max_rows=rows)", ''),
     'lines to tuples': ('import itertools', "[tuple(map(int, line.split('\\t'))) for line in itertools.islice(open(p), rows)]", ''),
     'lines to a dict': ('import itertools', "{int(k):name for k,name,_ in (line.split('\\t') for line in itertools.islice(open(p), rows))}", ''),
-    'ours, first': ('from structure_search.foldseek_index import *', 'Lookup(p) if NAMES else open_index(p)', '[f.unlink() for f in cache_files(p) if f.exists()]'),
-    'ours, later': ('from structure_search.foldseek_index import *', 'Lookup(p) if NAMES else open_index(p)', ''),
+    'ours, first': ('from structure_search.foldseek_index import *; from structure_search.foldseek_names import *', 'Lookup(p) if NAMES else open_index(p)', '[f.unlink() for f in cache_files(p) if f.exists()]'),
+    'ours, later': ('from structure_search.foldseek_index import *; from structure_search.foldseek_names import *', 'Lookup(p) if NAMES else open_index(p)', ''),
 }
 CODE = '''
 import json, os, resource, sys, time
