@@ -133,7 +133,7 @@ def residues(self:FoldseekDB,
     "Lengths of sequences, from the index alone"
     return np.maximum(self.index.lengths[rows].astype(np.int64)-2, 0)
 
-# %% ../nbs/00e_foldseek_db.ipynb #8ab76dcf
+# %% ../nbs/00e_foldseek_db.ipynb #a0b45fcc
 @dataclass(eq=False)
 class Ragged:
     "Entries of unequal length, one after another in one array"
@@ -141,7 +141,9 @@ class Ragged:
     offsets:np.ndarray  # where each begins, and at last the end, int64 (N+1,)
 
     def __len__(self): return len(self.offsets)-1
-    def __getitem__(self, i:int)->np.ndarray: return self.values[self.offsets[i]:self.offsets[i+1]]
+    def __getitem__(self, i:int)->np.ndarray:
+        i = range(len(self))[i]
+        return self.values[self.offsets[i]:self.offsets[i+1]]
 
 def _ragged(entries:list, empty:np.ndarray)->Ragged: # of arrays
     return Ragged(np.concatenate([empty, *entries]), np.cumsum([0]+[len(x) for x in entries]))
@@ -311,7 +313,7 @@ def __getitem__(self:PairedFoldseekDB,
     "The whole protein of a key or name; raises KeyError, or `FoldseekFormatError` when its parts don't fit together"
     return self.read(self.key_of(key) if isinstance(key, str) else key)
 
-# %% ../nbs/00e_foldseek_db.ipynb #2ee0de6f
+# %% ../nbs/00e_foldseek_db.ipynb #54acff40
 @dataclass(eq=False)
 class Proteins:
     "Several proteins, each part in one array"
@@ -325,8 +327,8 @@ class Proteins:
     def __len__(self): return len(self.keys)
     def __iter__(self): return (self[i] for i in range(len(self)))
     def __getitem__(self, i:int)->Protein: # as of `PairedFoldseekDB.read`
-        if not -len(self)<=i<len(self): raise IndexError(f'protein {i} of {len(self)}')
-        s, key = slice(self.offsets[i%len(self)], self.offsets[i%len(self)+1]), int(self.keys[i])
+        i = range(len(self))[i]
+        s, key = slice(self.offsets[i], self.offsets[i+1]), int(self.keys[i])
         header = str(key) if self.headers is None else self.headers[i]
         text = lambda x: None if x is None else x[s].tobytes().decode('latin-1')
         return Protein(key, name_of(header), header, text(self.aa), text(self.ss), None if self.ca is None else self.ca[s].copy())

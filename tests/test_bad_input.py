@@ -108,6 +108,21 @@ def test_clusters(ask, tmp_path, db):
     (tmp_path/'c.tsv').write_text(''.join(f'{k}\t{i%7}\n' for i,k in enumerate(keys))+f'{keys[0]}\t6\n')
     refused(ask(db, '--clusters', tmp_path/'c.tsv'), f'key {keys[0]} is in two clusters')
 
+def test_lists(ask, tmp_path, db, proteins):
+    names = tmp_path/'names.txt'
+    refused(ask(db, '--keys', names), 'names.txt', 'no such list')
+    names.write_text('nobody\n4000000000\n')
+    refused(ask(db, '--exclude', names), 'names.txt', 'none of its 2 lines', "'nobody'")
+    names.write_bytes(b'\xff\0'*10+b'\n')
+    refused(ask(db, '--keys', names), 'names.txt', 'none of its 1 lines')
+    names.write_text(f'{proteins[0].name}\n{proteins[1].key} and a remark\nnobody\n')
+    code, said = ask(db, '--exclude', names)
+    assert code==0 and f'2 in {names} (key' in said and "1 of 3 lines are not in the database, the first is 'nobody'" in said
+    assert ask(db, '--exclude', names, '--resume', '--max-steps', 2)[0]==0
+    refused(ask(db, '--resume', '--max-steps', 3), 'other settings (proteins)')
+    refused(ask(db, '--exclude', names, '--shuffle-block', 8, '--resume', '--max-steps', 3), 'other settings (shuffle_block)')
+    assert ask(db, '--keys', names, '--val-fraction', 0)[0]==0
+
 def test_empty_index(ask, db):
     Path(f'{db}.index').write_text('')
     refused(ask(db), 'no entry', 'index is empty')
