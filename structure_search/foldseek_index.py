@@ -146,7 +146,7 @@ class Index(KeyTable):
         super().__init__(keys)
         self.offsets, self.lengths = offsets, lengths
 
-# %% ../nbs/00b_foldseek_index.ipynb #e7340aed
+# %% ../nbs/00b_foldseek_index.ipynb #2c22cf9b
 def _bad_index_line(path:Path, block:TextBlock)->FoldseekFormatError:
     "What is wrong with the first bad line of a block"
     for n,_,line in block.lines():
@@ -164,20 +164,29 @@ def _index_blocks(path:Path): # -> keys, offsets, lengths, uint64 (n,) each
         if any(x is None for x in found) or max(found[0].max(), found[2].max())>0xFFFFFFFF: raise _bad_index_line(path, block)
         yield found
 
-def _by_key(path:Path, columns):
-    "Sort columns by the first, in place"
-    keys = columns[0]
-    if not (keys[1:]<=keys[:-1]).any(): return
-    order = _order(keys)
-    for c in columns: c[:] = c[order]
-    if (twice := keys[1:]==keys[:-1]).any(): raise FoldseekFormatError(f'{path}: key {keys[1:][twice][0]} stands in it twice')
-
-def _order(first:np.ndarray)->np.ndarray: # uint32 (N,)
+def _order(first:np.ndarray)->np.ndarray: # int64 (N,)
     "The stable order that sorts a uint32 column: number and row sorted as one 64-bit word, which takes less time and memory than argsort"
     both = first.astype(np.uint64)<<np.uint64(32)
     both |= np.arange(len(first), dtype=np.uint64)
     both.sort()
-    return (both&_EIGHT).astype(np.uint32)
+    both &= _EIGHT
+    return both.view(np.int64)
+
+def _order_of_all(first:np.ndarray)->np.ndarray|None: # int64 (N,)
+    "The same where the numbers are all those from their lowest to their highest, each once: they say themselves where they belong"
+    low = int(first.min())
+    if int(first.max())-low!=len(first)-1: return None
+    order = np.full(len(first), -1)
+    order[first-np.uint32(low)] = np.arange(len(first))
+    return order if order.min()>=0 else None
+
+def _by_key(path:Path, columns):
+    "Sort columns by the first, in place"
+    keys = columns[0]
+    if not (keys[1:]<=keys[:-1]).any(): return
+    if (order := _order_of_all(keys)) is None: order = _order(keys)
+    for c in columns: c[:] = c[order]
+    if (twice := keys[1:]==keys[:-1]).any(): raise FoldseekFormatError(f'{path}: key {keys[1:][twice][0]} stands in it twice')
 
 # %% ../nbs/00b_foldseek_index.ipynb #61b48686
 @dataclass
