@@ -12,7 +12,7 @@ import numpy as np
 from fastcore.basics import patch
 from .foldseek_format import AMINO_ACIDS, CA, GENERIC, Protein, encode_ca
 
-# %% ../nbs/00d_foldseek_writer.ipynb #207cfe53
+# %% ../nbs/00d_foldseek_writer.ipynb #2da949e0
 _ROW = np.dtype([('key','<u4'), ('length','<u4'), ('offset','<u8')])
 
 class FoldseekDBWriter:
@@ -28,6 +28,7 @@ class FoldseekDBWriter:
         self.n, self.n_sources, self.by_file, self.has = 0, 0, False, None
 
     def __enter__(self):
+        if self.path.is_dir() or (self.path.exists() and not os.path.lexists(f'{self.path}.index')): raise ValueError(f'{self.path} is there, and no database: it is not replaced. The name of a database has no ending, such as mine/mine')
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.tmp = Path(tempfile.mkdtemp(prefix=f'.{self.path.name}.', dir=self.path.parent))
         self.files, self.sizes, self.written = {}, {}, mmap.mmap(-1, 1<<29)     # a bit for each possible key; what is never touched takes no memory

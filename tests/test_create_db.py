@@ -56,6 +56,12 @@ def test_bad_files_are_named(structures, tmp_path, capsys):
     assert main([str(folder/'text.pdb'), str(tmp_path/'none')])==2 and 'text.pdb' in capsys.readouterr().err
     assert not list(tmp_path.glob('none*')) and not list(tmp_path.glob('.*'))
 
+def test_a_forgotten_name_costs_no_file(structures, tmp_path, capsys):
+    for name in ('d1asha_', 'd1mbaa_'): (tmp_path/name).write_bytes((structures/'plain'/name).read_bytes())
+    assert main([str(tmp_path/'d1asha_'), str(tmp_path/'d1mbaa_')])==2 and 'it is not replaced' in capsys.readouterr().err
+    assert main([str(tmp_path/'d1asha_'), str(tmp_path)])==2
+    assert sorted(f.name for f in tmp_path.iterdir())==['d1asha_', 'd1mbaa_'] and (tmp_path/'d1mbaa_').read_bytes()==(structures/'plain/d1mbaa_').read_bytes()
+
 def test_a_bomb_is_refused(tmp_path, monkeypatch):
     import structure_search.create_db, structure_search.structure
     for module in (structure_search.create_db, structure_search.structure): monkeypatch.setattr(module, 'LARGEST', 1<<20)
