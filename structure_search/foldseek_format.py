@@ -36,7 +36,7 @@ def read_dbtype(
     if len(raw)!=4: raise FoldseekFormatError(f'{path}: {"over 4" if len(raw)>4 else len(raw)} bytes, not 4; was the copy complete?')
     return int.from_bytes(raw, 'little')
 
-# %% ../nbs/00_foldseek_format.ipynb #46fe7eb2
+# %% ../nbs/00_foldseek_format.ipynb #d2a092dc
 def data_files(
     path:Path, # the database's name without ending
 )->list[Path]: # its data files in order
@@ -58,7 +58,8 @@ def _was_a_link(file:Path)->str|None:
     if file.stat().st_size>=4096: return None
     name = file.read_bytes()
     if not name or b'\0' in name or b'\n' in name: return None
-    try: return os.fsdecode(name) if (file.parent/os.fsdecode(name)).is_file() else None
+    name = os.fsdecode(name)
+    try: return name if (target := file.parent/name).is_file() and str(Path(name))==name and not target.samefile(file) else None
     except (OSError, ValueError): return None
 
 # %% ../nbs/00_foldseek_format.ipynb #f7b8c155

@@ -80,7 +80,8 @@ class Reference:
         need(n or f'{name}.1' not in files)
         need(n or name in files)
         self.parts, self.ca = [files[f'{name}.{i}'] for i in range(n)] or [files[name]], ca
-        need(not any(part==other.encode() for part in self.parts for other in files))      # a link that became text
+        mine = [f'{name}.{i}' for i in range(n)] or [name]
+        need(not any(part==other.encode() and other!=file for part,file in zip(self.parts, mine) for other in files))      # a link that became text
         need(not ca or self.dbtype&0xFFFF==CA)
         self.padded = not ca and self.dbtype&PADDED
 
