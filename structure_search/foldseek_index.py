@@ -6,8 +6,9 @@
 __all__ = ['log', 'INDEX', 'SMALL', 'TextBlock', 'text_blocks', 'KeyTable', 'Index', 'TextTable', 'read_index', 'cache_files',
            'columns', 'open_index']
 
-# %% ../nbs/00b_foldseek_index.ipynb #3a7670d5
-import logging, mmap, os, re, stat, tempfile
+# %% ../nbs/00b_foldseek_index.ipynb #5b695aad
+import logging, mmap, os, re, stat, tempfile, time
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -259,7 +260,7 @@ def _map(file:Path, fingerprint:bytes, types)->list[np.ndarray]|None:
         data = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
     return [np.frombuffer(data, t, n, begin) for t,begin in zip(types, begins)]
 
-# %% ../nbs/00b_foldseek_index.ipynb #4e692283
+# %% ../nbs/00b_foldseek_index.ipynb #b9442246
 def _count_lines(path:Path)->int:
     "Lines of a text, the last of which may lack its end"
     n, buffer = 1, bytearray(1<<18)
@@ -271,6 +272,9 @@ def _save(file:Path, fingerprint:bytes, path:Path, table:TextTable):
     "Make a file of columns: whole, or not at all"
     room = _count_lines(path)
     begins, n = _begins(room, table.types), 0
+    for left in file.parent.glob(f'.{file.name}.*'):            # by a process that was killed
+        with suppress(OSError):
+            if time.time()-left.stat().st_mtime>3600: left.unlink()
     fd, tmp = tempfile.mkstemp(prefix=f'.{file.name}.', dir=file.parent)
     try:
         os.truncate(fd, begins[-1])

@@ -243,6 +243,12 @@ def test_columns_are_left_and_found(tmp_path, monkeypatch):
         m.setattr(fi, 'text_blocks', lambda _: pytest.fail('the text was read again'))
         assert np.array_equal(fi.open_index(p).keys, keys)
     beside.unlink()
+    import os
+    for name,age in (('killed', 7200), ('at work', 5)):                 # what a killed process left is taken away, another's work is not
+        f = tmp_path/f'.db.index.columns.{name}'; f.write_bytes(b'x'); os.utime(f, (time.time()-age,)*2)
+    fi.open_index(p)
+    assert [f.name for f in tmp_path.glob('.*')]==['.db.index.columns.at work']
+    f.unlink(); beside.unlink()
     save = fi._save
     def refuse(where):
         def refused(file, *args):
