@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mini_config', 'fresh_model', 'training_batches', 'flow_loss', 'measure', 'TokenizerTraining', 'train', 'finish']
 
-# %% ../nbs/11b_tokenizer_training.ipynb #fb42a3b2
+# %% ../nbs/11b_tokenizer_training.ipynb #e32c0392
 import copy, json, math, os, time
 from pathlib import Path
 import numpy as np, torch
@@ -14,16 +14,17 @@ from tqdm.auto import tqdm
 from .dataset import Selection, select
 from .foldseek_db import PairedFoldseekDB
 from .kanzi_model import KanziConfig, KanziModel, centre, save_kanzi
-from .kanzi_tokenizer import KanziTokenizer, canonical_pose, grid_reconstruction, reconstruction_rmsd, rotation_agreement
+from .kanzi_tokenizer import KanziTokenizer, grid_reconstruction, reconstruction_rmsd, rotation_agreement
 from .metrics import rmsd
+from .pose import canonical_pose
 from .training import Interrupted, Stop
 
-# %% ../nbs/11b_tokenizer_training.ipynb #bfdb43c6
+# %% ../nbs/11b_tokenizer_training.ipynb #3d38c68e
 def mini_config(
     width:int=128, # channels of encoder and decoder
 )->KanziConfig:
     "Shape of the embedded tokenizer"
-    return KanziConfig(n_channels_encoder=width, n_layers_encoder=2, n_channels_decoder=width, n_layers_decoder=6, n_heads=4, levels=(8,5,5,5),
+    return KanziConfig(n_channels_encoder=width, n_layers_encoder=2, n_channels_decoder=width, n_layers_decoder=8, n_heads=4, levels=(10,10,10),
                        window_size=8, share_adaLN=True, conditioning_type='add')
 
 def fresh_model(
@@ -39,11 +40,11 @@ def fresh_model(
             gate1.fill_(1); gate2.fill_(1)
     return model
 
-# %% ../nbs/11b_tokenizer_training.ipynb #43208a7c
+# %% ../nbs/11b_tokenizer_training.ipynb #e2f6ce70
 def training_batches(
     cas:list, # proteins, C-alpha coordinates, angstrom, each (L,3), L of at least 40
     rng:np.random.Generator, # source of chance
-    residues:int=1024, # in a batch, about
+    residues:int=512, # in a batch, about
     longest:int=256, # longest piece
     whole:float=0.7, # share of the proteins that come whole, if they are short enough
 ): # an endless generator of float32 tensors (B,L,3), nanometres
@@ -60,11 +61,11 @@ def training_batches(
             starts = [rng.integers(0, len(cas[k])-L+1) for k in ks]
             yield torch.tensor(np.stack([canonical_pose(cas[k][s:s+L]) for k,s in zip(ks, starts)]))/10
 
-# %% ../nbs/11b_tokenizer_training.ipynb #03026b75
+# %% ../nbs/11b_tokenizer_training.ipynb #ee542633
 def flow_loss(
     model:KanziModel, # in training mode
     x1:Tensor, # proteins, nanometres, (B,L,3)
-    regress:float=0.5, # share of samples that start from the origin at t=0
+    regress:float=0.8, # share of samples that start from the origin at t=0
 )->Tensor: # mean squared error of the velocity, nanometres squared, scalar
     "Flow-matching loss of the autoencoder (arXiv 2510.00351), with a share of plain regression"
     B, x1 = len(x1), centre(x1)
@@ -161,7 +162,7 @@ def _loop(run:TokenizerTraining, batches, few:list, output:Path, state:Path, sec
         _save_state(run, state)
         if stop.wanted: raise Interrupted
 
-# %% ../nbs/11b_tokenizer_training.ipynb #f963f571
+# %% ../nbs/11b_tokenizer_training.ipynb #64bd981b
 def train(
     db_path:str, # Foldseek database with `_ca`
     output:str, # .safetensors to write; OUTPUT.state is the checkpoint of the run, OUTPUT.jsonl its log
@@ -169,7 +170,7 @@ def train(
     val_fraction:float=0.1, # share of clusters that are held out
     keys:str|None=None, exclude:str|None=None, # lists of proteins, as of `select`
     minutes:float=60, # of computing (wall clock)
-    learning_rate:float=1e-3, residues:int=1024, width:int=128, seed:int=0,
+    learning_rate:float=1.5e-3, residues:int=512, width:int=128, seed:int=0,
     eval_minutes:float=5, # between measurements
     resume:bool=False, # go on from OUTPUT.state
 )->TokenizerTraining:

@@ -9,7 +9,7 @@ __all__ = ['main']
 import argparse, sys
 from .train import command, number
 
-# %% ../nbs/15_train_tokenizer.ipynb #cbc9f237
+# %% ../nbs/15_train_tokenizer.ipynb #cbc74f2a
 def _parser()->argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog='ss_train_tokenizer', description='Train a small Kanzi-type tokenizer on a Foldseek database with coordinates.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     def flag(name, default, help, **kw): p.add_argument(name, default=default, help=help, **kw)
@@ -20,8 +20,8 @@ def _parser()->argparse.ArgumentParser:
     flag('--keys', None, 'text file, a key or name a line: only these proteins are used')
     flag('--exclude', None, 'text file, a key or name a line: these are not')
     flag('--minutes', 60.0, 'minutes of training, wall clock', type=number(float, 0))
-    flag('--learning-rate', 1e-3, 'highest learning rate', type=number(float, 0, 1))
-    flag('--residues', 1024, 'residues in a batch, about', type=number(int, 40))
+    flag('--learning-rate', 1.5e-3, 'highest learning rate', type=number(float, 0, 1))
+    flag('--residues', 512, 'residues in a batch, about', type=number(int, 40))
     flag('--width', 128, 'channels of encoder and decoder, a multiple of 8', type=number(int, 8))
     flag('--seed', 0, 'of weights and batches', type=number(int, 0, 2**31))
     flag('--eval-minutes', 5.0, 'minutes between measurements on held-out proteins', type=number(float, 0.1))
