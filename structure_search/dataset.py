@@ -97,7 +97,7 @@ class Selection:
         "What tells it from another selection"
         return hashlib.blake2b(self.keys.data, digest_size=8).hexdigest()
 
-# %% ../nbs/07_dataset.ipynb #980c2f97
+# %% ../nbs/07_dataset.ipynb #88eafb29
 class _LeftOut:
     "Counts by reason, and the first keys of each"
     def __init__(self): self.counts, self.first = {}, {}
@@ -117,6 +117,7 @@ def select(
     max_length:int=1024, # tokens of a row, 2 a residue and 4
     keys:str|Path|None=None, # text: a key or name a line; only these proteins
     exclude:str|Path|None=None, # text: a key or name a line; not these
+    tokens=None, # a `KanziTokens`; only proteins that it has
 )->tuple[Selection,Selection,str]: # for training, for validation, and what was left out, in words
     "Choose proteins; raises FileNotFoundError or ValueError when there are none, and what `read_clusters` and `read_keys` raise"
     if not len(db): raise ValueError(f'{db.path}: the database has no entry; its index is empty')
@@ -130,6 +131,7 @@ def select(
         s = slice(begin, begin+(1<<17))
         here, lengths = db.keys[s], db.residues(s)
         reasons = {f'over {longest} residues': lengths>longest, f'without {"3Di letters" if part=="ss" else "coordinates"}': ~db.having(part, s), 'empty': lengths<1}
+        if tokens is not None: reasons['without Kanzi tokens'] = tokens.index.rows(here)<0
         if only is not None: reasons[f'not in {keys}'] = only.rows(here)<0
         if never is not None: reasons[f'in {exclude}'] = never.rows(here)>=0
         for why,mask in reasons.items(): left_out.add(why, here[mask])
@@ -140,7 +142,7 @@ def select(
     if not len(train): raise ValueError(f'nothing to train on. {words}. See --max-protein-length, --val-fraction, --keys and --exclude')
     return train, val, words
 
-# %% ../nbs/07_dataset.ipynb #cde09976
+# %% ../nbs/07_dataset.ipynb #6086dc2e
 class ProteinRows:
     "Proteins of a database as rows of token numbers"
     def __init__(self,
@@ -148,9 +150,10 @@ class ProteinRows:
         vocab:Vocab,
         tokenizer=None, # a `KanziTokenizer`, for the Kanzi alphabet
         tolerance:float=0.01, # share of bad entries (and 10 of them) at which to stop
+        tokens=None, # a `KanziTokens`: tokens made beforehand, so that nothing has to be encoded
     ):
         if (vocab.alphabet=='kanzi')!=(tokenizer is not None): raise ValueError('the Kanzi alphabet needs a Kanzi tokenizer, and 3Di needs none')
-        self.db, self.vocab, self.tokenizer, self.tolerance = db, vocab, tokenizer, tolerance
+        self.db, self.vocab, self.tokenizer, self.tolerance, self.tokens = db, vocab, tokenizer, tolerance, tokens
         self.seen, self.bad = 0, {}
 
     def _skip(self, key:int, why:Exception):
@@ -158,7 +161,7 @@ class ProteinRows:
         log.warning('skipped key %d: %s', key, why)
         if len(self.bad)>max(10, self.tolerance*self.seen): raise FoldseekFormatError(f'{self.db.path}: {len(self.bad)} of the first {self.seen} entries are bad; the last is key {key}: {why}')
 
-# %% ../nbs/07_dataset.ipynb #34b5db0f
+# %% ../nbs/07_dataset.ipynb #026154dc
 @patch
 def _read(self:ProteinRows, keys, parts)->list: # of (key, Protein or what is wrong with it)
     "Read proteins, bad ones apart"
@@ -171,33 +174,41 @@ def _read_one(self:ProteinRows, key:int, parts):
     except ValueError as e: return e
 
 @patch
+def _structure(self:ProteinRows, p, i:int, made)->np.ndarray|None:
+    "Structure numbers of a protein; None: to be encoded. Raises ValueError where there is nothing to make them of"
+    if self.vocab.alphabet=='3di':
+        if p.ss is None: raise FoldseekFormatError('it has no 3Di letters')
+        return self.vocab.structure(p.ss)
+    if made is not None:
+        if len(made[i])!=len(p.aa): raise FoldseekFormatError(f'it has {len(p.aa)} residues, but {len(made[i])} Kanzi tokens')
+        return self.vocab.structure(made[i])
+    if p.ca is None or not np.abs(p.ca).max(initial=0)<1e5: raise FoldseekFormatError('it has no coordinates, or some that are not numbers or beyond 100,000 angstrom')
+
+@patch
 def proteins(self:ProteinRows,
     keys, # of the database
-    names:bool=True, # read their headers too
+    whole:bool=True, # read their headers and coordinates too, for an evaluation
 )->list: # of (Protein, structure numbers int64 (L,)), without the bad ones
     "Read proteins and their structure tokens, and nothing that these don't need"
-    good, parts = [], ('ss' if self.vocab.alphabet=='3di' else 'ca', *(('h',) if names else ()))
-    for key,p in self._read(keys, parts):
+    part = 'ss' if self.vocab.alphabet=='3di' else 'ca' if whole or self.tokens is None else 'aa'
+    good, made = [], None if self.tokens is None else self.tokens.batch(keys)
+    for i,(key,p) in enumerate(self._read(keys, (part, *(('h',) if whole else ())))):
         self.seen += 1
         try:
             if isinstance(p, Exception): raise p
             self.vocab.prompt(p.aa)
-            if self.vocab.alphabet=='3di':
-                if p.ss is None: raise FoldseekFormatError('it has no 3Di letters')
-                good.append((p, self.vocab.structure(p.ss)))
-            else:
-                if p.ca is None or not np.abs(p.ca).max(initial=0)<1e5: raise FoldseekFormatError('it has no coordinates, or some that are not numbers or beyond 100,000 angstrom')
-                good.append((p, None))
+            good.append((p, self._structure(p, i, made)))
         except ValueError as e: self._skip(key, e)
-    if self.vocab.alphabet=='3di' or not good: return good
-    return [(p, self.vocab.structure(x)) for (p,_),x in zip(good, self.tokenizer.encode([p.ca for p,_ in good]))]
+    todo = [p.ca for p,x in good if x is None]
+    if not todo: return good
+    return [(p, self.vocab.structure(x)) for (p,_),x in zip(good, self.tokenizer.encode(todo))]
 
 @patch
 def __call__(self:ProteinRows,
     keys, # of the database
 )->list[np.ndarray]: # rows, int64 (2L+4,)
     "Read proteins as rows"
-    return [self.vocab.encode(p.aa, x) for p,x in self.proteins(keys, names=False)]
+    return [self.vocab.encode(p.aa, x) for p,x in self.proteins(keys, whole=False)]
 
 # %% ../nbs/07_dataset.ipynb #6a6db3ee
 POSITIONS = 'aligned', 'sequential'

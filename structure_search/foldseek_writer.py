@@ -159,10 +159,10 @@ def _write_names(path:Path, folders:list[Path]):
             text = [names[i][int(o)-int(ends[i]):int(o)-int(ends[i])+int(l)-1].tobytes() for i,o,l in zip(shard, rows['offset'][s], rows['length'][s])]
             out.writelines(map(b'%d\t%b\t%d\n'.__mod__, zip(rows['key'][s].tolist(), text, origins[s].tolist())))
 
-# %% ../nbs/00d_foldseek_writer.ipynb #7cb1e590
+# %% ../nbs/00d_foldseek_writer.ipynb #154fd608
 def _clear(path:Path):
     "Take away the database that stands there, and nothing else"
-    own = re.compile(re.escape(path.name)+r'((_ss|_ca|_h|_id)?(\.index|\.index\.columns|\.dbtype|\.\d+)?|\.lookup|\.lookup\.columns|\.source|\.version|_mapping|_taxonomy)')
+    own = re.compile(re.escape(path.name)+r'((_ss|_ca|_h|_id|_kanzi)?(\.index|\.index\.columns|\.dbtype|\.\d+)?|\.lookup|\.lookup\.columns|\.source|\.version|_kanzi\.json|_mapping|_taxonomy)')
     for f in sorted(path.parent.iterdir(), key=lambda f: f.name!=f'{path.name}.index'):
         if own.fullmatch(f.name) and (f.is_symlink() or f.is_file()): f.unlink()
 

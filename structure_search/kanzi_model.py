@@ -215,12 +215,12 @@ def encode(self:KanziModel,
     hidden = self.encoder(self.up(x), self._biases(x, self._pair_table(), mask))
     with torch.autocast(x.device.type, enabled=False): return hidden, *self.quantize(hidden.float())
 
-# %% ../nbs/04_kanzi_model.ipynb #b293a0d9
+# %% ../nbs/04_kanzi_model.ipynb #8e737c52
 @patch
 @torch.no_grad()
 def decode(self:KanziModel,
     idx:Tensor, # code numbers, int (B,L)
-    n_steps:int=100, # steps, at least 2; fewer than 51 are unstable unless score_weight is 0
+    n_steps:int=100, # steps, at least 2; fewer than 51 are unstable unless score_weight is 0 or `stable` is set
     noise_weight:float=0.45, # how much fresh noise; 0 is deterministic
     score_weight:float=1.0, # how much of the score term
     cfg_weight:float=1.0, # classifier-free guidance; 1: none
@@ -228,6 +228,7 @@ def decode(self:KanziModel,
     noise=None, # function k -> (B,L,3), the k-th fresh noise; None: drawn
     generator:torch.Generator|None=None, # for what is drawn
     mask:Tensor|None=None, # True where there is a residue, (B,L)
+    stable:bool=False, # bound the pull of the first steps
 )->Tensor: # C-alpha, nanometres, arbitrary pose, (B,L,3)
     "Codes -> coordinates with the published stochastic sampler"
     if n_steps<2: raise ValueError(f'decode needs n_steps of at least 2, not {n_steps}')
@@ -245,6 +246,7 @@ def decode(self:KanziModel,
         if t>=0.99: x = x+v*dt
         else:
             g, score = (1-t)/(t+0.01), (t*v-x)/(1-t)
+            if stable and score_weight>0: g = g.clamp(max=1/(dt*score_weight))
             eps = centre(draw() if noise is None else noise(k).to(z), mask)
             x, k = x+(v+g*score_weight*score)*dt+(2*g*noise_weight*dt).sqrt()*eps, k+1
     return x

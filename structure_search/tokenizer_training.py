@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mini_config', 'fresh_model', 'training_batches', 'flow_loss', 'measure', 'TokenizerTraining', 'train', 'finish']
 
-# %% ../nbs/11b_tokenizer_training.ipynb #e32c0392
+# %% ../nbs/11b_tokenizer_training.ipynb #74410dc6
 import copy, json, math, os, time
 from pathlib import Path
 import numpy as np, torch
@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from .dataset import Selection, select
 from .foldseek_db import PairedFoldseekDB
 from .kanzi_model import KanziConfig, KanziModel, centre, save_kanzi
-from .kanzi_tokenizer import KanziTokenizer, grid_reconstruction, reconstruction_rmsd, rotation_agreement
+from .kanzi_measure import code_usage, grid_reconstruction, reconstruction_rmsd, rotation_agreement
+from .kanzi_tokenizer import KanziTokenizer
 from .metrics import rmsd
 from .pose import canonical_pose
 from .training import Interrupted, Stop

@@ -5,23 +5,24 @@
 # %% auto #0
 __all__ = ['main']
 
-# %% ../nbs/13_train_kanzi.ipynb #c8abe798
+# %% ../nbs/13_train_kanzi.ipynb #8378cdc8
 import sys
-from .train import command, make_parser, run
+from .train import command, make_parser, run, tokenizer_flags
 
-# %% ../nbs/13_train_kanzi.ipynb #bf92226d
+# %% ../nbs/13_train_kanzi.ipynb #7e130ee1
 def _train(args):
     "Load the tokenizer, then train"
     from structure_search.kanzi_tokenizer import KanziTokenizer
     from structure_search.training import make_accelerator
     make_accelerator()          # each process has its own GPU from here on, and the tokenizer goes there
-    tokenizer = KanziTokenizer.from_pretrained(args.kanzi_checkpoint)
+    tokenizer = KanziTokenizer.from_pretrained(args.kanzi_checkpoint, args.pose, dtype=args.dtype)
     run(args, 'kanzi', tokenizer, dict(kanzi=args.kanzi_checkpoint, kanzi_identity=tokenizer.identity, pose=tokenizer.pose))
 
 def main(argv=None)->int:
     "Entry point of `ss_train_kanzi`; returns the exit code"
     p = make_parser('ss_train_kanzi', 'Train a language model that translates residues into Kanzi tokens, and judge it by RMSD.', 'outputs/kanzi_predictor')
-    p.add_argument('--kanzi-checkpoint', default='checkpoints/cleaned_model.pt', help="checkpoint of the Kanzi tokenizer; 'mini' is the embedded one")
+    tokenizer_flags(p)
+    p.add_argument('--kanzi-tokens', help="tokens made by ss_tokenize_kanzi, their name without ending; default: that of the database with _kanzi, if it is there; 'none': encode on the fly")
     args = p.parse_args(argv)
     return command('ss_train_kanzi', lambda: _train(args))
 
