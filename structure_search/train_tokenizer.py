@@ -9,7 +9,11 @@ __all__ = ['main']
 import argparse, sys
 from .train import command, number
 
-# %% ../nbs/15_train_tokenizer.ipynb #cbc74f2a
+# %% ../nbs/15_train_tokenizer.ipynb #0588cd93
+def _levels(text:str)->tuple:
+    try: return tuple(int(x) for x in text.split(','))
+    except ValueError: raise argparse.ArgumentTypeError(f'{text} is not whole numbers with commas between them, such as 8,5,5,5') from None
+
 def _parser()->argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog='ss_train_tokenizer', description='Train a small Kanzi-type tokenizer on a Foldseek database with coordinates.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     def flag(name, default, help, **kw): p.add_argument(name, default=default, help=help, **kw)
@@ -22,7 +26,13 @@ def _parser()->argparse.ArgumentParser:
     flag('--minutes', 60.0, 'minutes of training, wall clock', type=number(float, 0))
     flag('--learning-rate', 1.5e-3, 'highest learning rate', type=number(float, 0, 1))
     flag('--residues', 512, 'residues in a batch, about', type=number(int, 40))
+    flag('--shape', 'mini', "'mini', which the next four flags describe, or 'published': 41 million parameters, for a GPU", choices=('mini','published'))
     flag('--width', 128, 'channels of encoder and decoder, a multiple of 8', type=number(int, 8))
+    flag('--layers', 8, 'of the decoder', type=number(int, 1, 256))
+    flag('--levels', '10,10,10', 'values of each digit of a code; their product is the number of codes', type=_levels)
+    flag('--conditioning', 'add', "how the decoder sees the codes: 'add'ed to the coordinates, or 'cat': after them, like the original", choices=('add','cat'))
+    flag('--pose', 'canonical', "of each piece: 'canonical', or 'as-is': turned at random", choices=('canonical','as-is'))
+    flag('--regress', 0.8, 'share of samples that learn to decode in one network call, 0 to 1; 0: flow matching alone, like the original', type=number(float, 0, 1))
     flag('--seed', 0, 'of weights and batches', type=number(int, 0, 2**31))
     flag('--eval-minutes', 5.0, 'minutes between measurements on held-out proteins', type=number(float, 0.1))
     flag('--resume', False, 'go on from OUTPUT.state', action='store_true')
