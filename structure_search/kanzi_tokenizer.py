@@ -32,7 +32,7 @@ def _pad(xs:list[Tensor])->tuple[Tensor,Tensor]:
     x = torch.nn.utils.rnn.pad_sequence(xs, batch_first=True)
     return x, torch.arange(x.shape[1])<torch.tensor([len(t) for t in xs])[:,None]
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #00bffa30
+# %% ../nbs/05_kanzi_tokenizer.ipynb #4016d90a
 MINI = Path(str(files('structure_search')/'assets'/'kanzi_mini.safetensors'))
 PUBLISHED = dict(decode=dict(sampler='published', n_steps=100, noise_weight=0.45), max_length=256)
 SAMPLERS = dict(flow=('n_steps','start'), published=('n_steps','noise_weight','score_weight','cfg_weight','stable'))       # and what can be set of each
@@ -68,7 +68,7 @@ class KanziTokenizer:
         _check_settings(self.settings['decode'], self.settings['max_length'])
         self.n_codes, self.dtype, self._warned = model.cfg.n_codes, dtype, False
         self._run = torch.compile(model.encode, dynamic=True) if compiled else model.encode
-        self.budget = 1<<17 if model.device.type=='cuda' else 1<<13     # residues of a batch, padding included
+        self.budget = 1<<17 if model.device.type=='cuda' else 1<<11     # residues of a batch, padding included; what fits into the caches of a CPU is fastest there
 
     def __repr__(self): return f'KanziTokenizer({self.n_codes} codes, {self.pose} pose, {self.settings["decode"]}, checkpoint {self.identity[:12]})'
 
@@ -136,7 +136,7 @@ def encode(self:KanziTokenizer,
     offsets = np.cumsum([0]+[len(x) for x in xs])
     return np.split(self.encode_ragged(np.concatenate(xs), offsets), offsets[1:-1])
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #fcd4562b
+# %% ../nbs/05_kanzi_tokenizer.ipynb #da294d23
 @patch
 def _sample(self:KanziTokenizer, idx:Tensor, mask:Tensor, seed:int)->Tensor:
     "Decode a padded batch with the recorded settings; each protein draws its own noise, so that company doesn't matter"
@@ -158,7 +158,7 @@ def decode(self:KanziTokenizer,
     for t in ts:
         if t.is_floating_point() or t.ndim!=1 or not len(t) or t.min()<0 or t.max()>=self.n_codes: raise ValueError(f'tokens are whole numbers from 0 to {self.n_codes-1}, at least one, in a flat array; got shape {tuple(t.shape)}'
                                                                               + (f', {int(t.min())} to {int(t.max())}' if t.numel() else ''))
-    for group in length_groups([len(t) for t in ts]):
+    for group in length_groups([len(t) for t in ts], max(1, self.budget//(4 if self.model.device.type=='cuda' else 1))):
         idx, mask = (t.to(self.model.device) for t in _pad([ts[i].long() for i in group]))
         x = self._sample(idx, mask, seed).float().cpu().numpy()*10
         for row,i in enumerate(group): out[i] = x[row,:len(ts[i])].copy()

@@ -9,13 +9,13 @@ __all__ = ['run', 'main']
 import argparse, sys
 from .train import command, number, tokenizer_flags
 
-# %% ../nbs/14_tokenize_kanzi.ipynb #9e77760e
+# %% ../nbs/14_tokenize_kanzi.ipynb #ec7d1f4e
 def _parser()->argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog='ss_tokenize_kanzi', description='Turn the coordinates of a Foldseek database into Kanzi tokens, beside it, once. The same command goes on after any interruption.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument('--db-path', required=True, default=argparse.SUPPRESS, help='Foldseek database with _ca, its name without ending')
     p.add_argument('--output', help='name of the tokens without ending; default: that of the database with _kanzi')
     tokenizer_flags(p)
-    p.add_argument('--batch-residues', default=0, type=number(int, 0), help='residues of a batch, padding included; 0: 131,072 on a GPU (about 5 GB), 8,192 on a CPU')
+    p.add_argument('--batch-residues', default=0, type=number(int, 0), help='residues of a batch, padding included; 0: 131,072 on a GPU (about 5 GB), 2,048 on a CPU')
     p.add_argument('--compile', action='store_true', help='compile the encoder first (torch.compile)')
     p.add_argument('--overwrite', action='store_true', help='replace tokens, or unfinished work, of another checkpoint, pose or database')
     return p

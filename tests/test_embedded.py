@@ -4,7 +4,8 @@ from conftest import shared
 from structure_search.dataset import in_validation, read_clusters
 from structure_search.foldseek_db import PairedFoldseekDB, demo_db
 from structure_search.kanzi_model import read_metadata
-from structure_search.kanzi_tokenizer import MINI, KanziTokenizer, grid_reconstruction, reconstruction_rmsd, rotation_agreement
+from structure_search.kanzi_measure import grid_reconstruction, reconstruction_rmsd, rotation_agreement
+from structure_search.kanzi_tokenizer import MINI, KanziTokenizer
 from structure_search.metrics import rmsd
 
 def demo():
