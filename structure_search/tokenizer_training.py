@@ -208,7 +208,7 @@ def train(
     finish(run, output, test_cas, about|dict(threads=torch.get_num_threads(), torch=torch.__version__))
     return run
 
-# %% ../nbs/11b_tokenizer_training.ipynb #5eaa34d3
+# %% ../nbs/11b_tokenizer_training.ipynb #aff0a813
 def finish(
     run:TokenizerTraining, # a trained run
     output:str|Path, # .safetensors to write
@@ -218,10 +218,9 @@ def finish(
     "Choose how to decode, measure, save"
     ema = copy.deepcopy(run.ema).half().float().eval()
     to_choose = test_cas[::2][::max(1, len(test_cas)//120)]
-    table = sampler_table(KanziTokenizer(ema, about['pose'], PUBLISHED), to_choose)
+    table = sampler_table(KanziTokenizer(ema, about['pose'], PUBLISHED), to_choose, TRIED)
     middle = [float(np.median(s['rmsd'])) for s in table]
-    best = min((s for s,r in zip(table, middle) if r<=1.01*min(middle)), key=lambda s: s['calls'])
-    decode = {k:best[k] for k in TRIED[table.index(best)]}
+    decode = min((how for how,r in zip(TRIED, middle) if r<=1.01*min(middle)), key=lambda how: how['n_steps'])
     m = measure_tokenizer(KanziTokenizer(ema, about['pose'], dict(decode=decode)), test_cas[1::2])
     del m['lengths'], m['rmsd'], m['checkpoint'], m['dtype']
     card = dict(training=about, minutes=round(run.seconds/60, 1), steps=run.step, residues_seen=run.residues)|m|dict(samplers=[[sampler_name(s), s['calls'], round(r, 3)] for s,r in zip(table, middle)], samplers_proteins=len(to_choose),

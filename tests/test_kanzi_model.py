@@ -2,7 +2,9 @@
 import json
 import numpy as np, pytest, torch
 from conftest import shared, load_module
+from structure_search.foldseek_db import PairedFoldseekDB, demo_db
 from structure_search.kanzi_model import KanziConfig, KanziModel, load_kanzi, centre
+from structure_search.kanzi_tokenizer import KanziTokenizer
 
 SMALL = ['nopair', 'pair16', 'share_gpt', 'qknorm_fullwin']
 
@@ -48,7 +50,7 @@ def test_full_size():
         with torch.no_grad():
             hidden, codes, idx = model.encode(x)
             v = model.velocity(normal(1000+L, L), 0.37, codes)
-        assert (idx[0].numpy()==truth[f'{n}/idx']).all()
+        assert (idx[0].numpy()==truth[f'{n}/idx']).all() and torch.equal(model.encode_plain(x)[2], idx)
         close(hidden[0,:,:8], truth[f'{n}/hidden_first8'], 1e-4); close(codes[0,:,:8], truth[f'{n}/codes_first8'], 1e-4)
         close(hidden[0].double().sum(-1), truth[f'{n}/hidden_rowsum'], 1e-2); close(v[0], truth[f'{n}/v_t0.37'].reshape(L,3), 1e-4)
     n = '1s7mB01'; L = chains[n].shape[1]
@@ -76,6 +78,64 @@ def test_padded_batch_equals_one_by_one(name):
     y = model.decode(idx, n_steps=50, noise_weight=0, x0=x0, mask=mask)
     for i,n in enumerate(chains):
         if f'{n}/decode_n50_noise0' in truth: close(y[i,:lengths[i]], truth[f'{n}/decode_n50_noise0'].reshape(-1,3), 1e-3)
+
+@pytest.mark.parametrize('name', SMALL)
+def test_fast_equals_plain(name):
+    "Encoding in blocks against all pairs: tokens, hidden, and the gradients of a training step"
+    model, _, chains = made_by_recipe(name)
+    for x in chains.values():
+        with torch.no_grad(): fast, plain = model.encode(x), model.encode_plain(x)
+        assert (fast[2]==plain[2]).all()
+        torch.testing.assert_close(fast[0], plain[0], atol=1e-5, rtol=0)
+    grads = []
+    for encode in (model.encode, model.encode_plain):
+        model.zero_grad(); encode(x)[0].square().mean().backward()
+        grads.append({k:p.grad.clone() for k,p in model.named_parameters() if p.grad is not None})
+    assert grads[0].keys()==grads[1].keys() and len(grads[0])>10
+    for k in grads[0]: torch.testing.assert_close(grads[0][k], grads[1][k], atol=1e-6, rtol=1e-3, msg=k)
+
+@pytest.mark.parametrize('window,pair', [(1,-1), (3,16), (8,16), (40,16), (200,-1), (10000,16)])
+def test_windows_and_padding(window, pair):
+    "Windows from one residue to all, in a padded batch with a chain of one residue; no gradient is lost in the padding"
+    torch.manual_seed(window)
+    cfg = KanziConfig(n_channels_decoder=32, n_channels_encoder=32, n_layers_encoder=2, n_layers_decoder=1, n_heads=4, levels=(8,5,5,5), window_size=window, n_channels_pair=pair)
+    model, lengths = KanziModel(cfg), [1, 15, 16, 17, 90, 133]
+    x = [torch.randn(1, L, 3).cumsum(1)*0.2 for L in lengths]
+    batch, mask = torch.zeros(6, 140, 3), torch.arange(140)<torch.tensor(lengths)[:,None]
+    for i,c in enumerate(x): batch[i,:lengths[i]] = c[0]
+    hidden, _, idx = model.encode(batch, mask)
+    for i,c in enumerate(x):
+        plain = model.encode_plain(c)
+        torch.testing.assert_close(hidden[i,:lengths[i]], plain[0][0], atol=1e-5, rtol=0)
+        assert (idx[i,:lengths[i]]==plain[2][0]).all()
+    (hidden*mask[...,None]).square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+def test_tokens_alone_and_in_batches():
+    "The demo's 181,833 residues: at most one token in 100,000 may depend on the company"
+    db, tok = PairedFoldseekDB(demo_db()), KanziTokenizer.from_pretrained('mini')
+    b = db.batch(db.keys, ('ca',))
+    together, tok.budget = tok.encode_ragged(b.ca, b.offsets), 1
+    assert (together!=tok.encode_ragged(b.ca, b.offsets)).sum()<=1
+
+@pytest.mark.parametrize('decode', [dict(sampler='flow', n_steps=3), dict(sampler='flow', n_steps=4, start='noise'), dict(sampler='published', n_steps=60), dict(sampler='published', n_steps=10, stable=True, cfg_weight=1.5)])
+@pytest.mark.parametrize('name', ['mini', 'share_gpt'])
+def test_a_seed_gives_a_structure_alone_and_in_a_batch(name, decode):
+    model = KanziTokenizer.from_pretrained('mini').model if name=='mini' else made_by_recipe(name)[0]
+    tok = KanziTokenizer(model, settings=dict(decode=decode))
+    tokens = [np.random.default_rng(L).integers(0, tok.n_codes, L) for L in (5, 61, 40, 90)]
+    for t,y in zip(tokens, tok.decode(tokens, seed=3)):
+        np.testing.assert_allclose(tok.decode(t, seed=3), y, atol=0.01)
+        if decode['sampler']=='published' or 'start' in decode: assert abs(tok.decode(t, seed=4)-y).max()>0.01
+
+def test_a_conversion_keeps_tokens_and_identity(tmp_path, capsys):
+    from structure_search.convert_kanzi import main
+    source, target = shared('fixtures/kanzi/pair16_ckpt.pt'), tmp_path/'k.safetensors'
+    assert main([str(source), str(target)])==2 and 'SHA-256' in capsys.readouterr().err and not target.exists()
+    assert main([str(source), str(target), '--sha256', 'any'])==0
+    a, b = KanziTokenizer.from_pretrained(source), KanziTokenizer.from_pretrained(target)
+    assert a.identity==b.identity and a.settings==b.settings
+    for x in np.load(source.parent/'inputs.npz').values(): assert np.array_equal(a.encode(x), b.encode(x))
 
 def test_changed_weights_are_noticed():
     "The remembered pair-bias tables are made again after any change of weights"
