@@ -219,11 +219,11 @@ def make_accelerator(
     alone = int(os.environ.get('WORLD_SIZE', 1))==1
     return Accelerator(cpu=not alone and (torch.backends.mps.is_available() or not torch.accelerator.is_available()), gradient_accumulation_steps=accumulation, mixed_precision='bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else 'no')
 
-# %% ../nbs/11_training.ipynb #986f4c58
+# %% ../nbs/11_training.ipynb #d9377d96
 def _same(settings:Settings, acc:Accelerator, train:Selection, about:dict)->dict:
     "What a run has to keep when it goes on. Of the first three, only the product has to (DeepSpeed keeps a part for each process, and needs as many)"
     s = {k:getattr(settings, k) for k in ('batch_size','gradient_accumulation_steps')}|dict(processes=acc.num_processes, deepspeed=acc.distributed_type==DistributedType.DEEPSPEED)
-    return s|{k:getattr(settings, k) for k in ('max_length','seed','shuffle_block','positions')}|dict(proteins=f'{len(train):,}, {train.digest}', tokenizer=about.get('kanzi_identity'))
+    return s|{k:getattr(settings, k) for k in ('max_length','seed','shuffle_block','positions')}|dict(proteins=f'{len(train):,}, {train.digest}', tokenizer=about.get('kanzi_identity'), pose=about.get('pose'))
 
 def _changed(now:dict, was:dict)->list[str]:
     "Names of what differs between two of `_same`"
