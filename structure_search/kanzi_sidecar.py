@@ -49,7 +49,7 @@ def _write_whole(path:Path, write):
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../nbs/05c_kanzi_sidecar.ipynb #79cd2987
+# %% ../nbs/05c_kanzi_sidecar.ipynb #58a1d8aa
 class KanziTokens(FoldseekDB):
     "Kanzi tokens of a database, by key"
     padded = False
@@ -84,6 +84,7 @@ def batch(self:KanziTokens,
         raise FoldseekFormatError(f'{self.path}: key {self.keys[rows[bad]]} has a token that is no code below {self.manifest["n_codes"]}; is the data damaged?')
     return Ragged(values, offsets)
 
+# %% ../nbs/05c_kanzi_sidecar.ipynb #113957cd
 @patch
 def check(self:KanziTokens,
     tok:KanziTokenizer, # that is to decode them
@@ -144,7 +145,7 @@ def read_part(
         log.warning('%s is damaged (%s); it is made anew', file, e)
         return None
 
-# %% ../nbs/05c_kanzi_sidecar.ipynb #2440ff59
+# %% ../nbs/05c_kanzi_sidecar.ipynb #cda0cf15
 def _part_file(output:Path, i:int)->Path: return output.with_name(f'{output.name}.parts')/f'part-{i:06d}.npz'
 
 def begin_job(
@@ -167,6 +168,7 @@ def begin_job(
     if _read_json(parts/'job.json').get('part')!=PART: raise ValueError(f'{parts}: was cut by another version of this program; give it up with --overwrite')
     return True
 
+# %% ../nbs/05c_kanzi_sidecar.ipynb #8e1c276b
 def work(
     tok:KanziTokenizer,
     db:PairedFoldseekDB,
