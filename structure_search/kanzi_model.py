@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BLOCK', 'KanziConfig', 'Encoder', 'VelocityNet', 'KanziModel', 'centre', 'read_metadata', 'load_kanzi', 'save_kanzi']
 
-# %% ../nbs/04_kanzi_model.ipynb #c6da8d44
-import json, zipfile
+# %% ../nbs/04_kanzi_model.ipynb #dcfd74d2
+import json, os, zipfile
 from dataclasses import asdict, dataclass, fields
 from math import prod
 from pathlib import Path
@@ -304,7 +304,7 @@ def read_metadata(
     if not isinstance(meta, dict): raise ValueError(f'{path}: its metadata is not a JSON object, so the file is not one of ours')
     return meta
 
-# %% ../nbs/04_kanzi_model.ipynb #0c1f5606
+# %% ../nbs/04_kanzi_model.ipynb #68edbf19
 def load_kanzi(
     path:str|Path, # a checkpoint of the published layout (.pt, .ckpt) or ours (.safetensors)
     device:str='cpu', # where the weights go
@@ -336,3 +336,4 @@ def save_kanzi(
     copy = KanziModel(model.cfg)
     copy.load_state_dict(model.state_dict())
     save_model(copy.to(dtype), str(path), metadata=dict(structure_search=json.dumps(dict(config=asdict(model.cfg), **about))))
+    os.umask(mask := os.umask(0)); os.chmod(path, 0o666&~mask)      # safetensors makes a file that nobody else can read
