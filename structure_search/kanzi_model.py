@@ -113,7 +113,7 @@ class VelocityNet(nn.Module):
         for block in self.blocks: h = block(h, c, pos, bias)
         return self.final(h[:,:L], c)
 
-# %% ../nbs/04_kanzi_model.ipynb #4ed68d3e
+# %% ../nbs/04_kanzi_model.ipynb #cf6657d1
 class _Prior(nn.Module):
     "The published checkpoint's language model of codes: carried, not used"
     def __init__(self, n_codes:int, dim:int=256, n_layers:int=3, n_heads:int=8):
@@ -139,13 +139,18 @@ class KanziModel(nn.Module):
     @property
     def device(self): return self.up[0].weight.device
 
-    def velocity(self, 
+    def _check_precision(self):
+        "Rotary frequencies and distance bins are weights too, and worth nothing in half precision"
+        if (d := self.up[0].weight.dtype) in (torch.float16, torch.bfloat16): raise ValueError(f'the weights are {d}. Keep them in float32 and compute under torch.autocast, as KanziTokenizer(..., dtype="bfloat16") does')
+
+    def velocity(self,
         x:Tensor, # noisy coordinates, nanometres, (B,L,3)
         t:Tensor|float, # time of the flow, 0 to 1: a number, (1,) or (B,)
         codes:Tensor, # (B,L,d), from `encode` or `FSQ.indices_to_codes`
         mask:Tensor|None=None, # True where there is a residue, (B,L)
     )->Tensor: # nanometres a unit of time, (B,L,3)
         "Which way each residue of a noisy protein should move"
+        self._check_precision()
         return self.net(x, torch.as_tensor(t, dtype=x.dtype, device=x.device).reshape(-1), codes, mask)
 
 # %% ../nbs/04_kanzi_model.ipynb #c46771cb
@@ -203,7 +208,7 @@ def _biases(self:KanziModel, x:Tensor, table:Tensor|None, mask:Tensor|None)->lis
     pairs = F.embedding(self.pair_embedder.bucket(d2)*128+offset.clip(-64, 63)+64, table)
     return [(outside+pairs[...,k])[:,:,None] for k in range(len(self.encoder.blocks))]
 
-# %% ../nbs/04_kanzi_model.ipynb #720fc748
+# %% ../nbs/04_kanzi_model.ipynb #eb09c0a7
 @patch
 def encode(self:KanziModel,
     x:Tensor, # C-alpha, nanometres, any position (they are centred here), float32 (B,L,3)
@@ -211,6 +216,7 @@ def encode(self:KanziModel,
 )->tuple[Tensor,Tensor,Tensor]: # hidden (B,L,c); codes (B,L,d); idx int32 (B,L), to be ignored at padding
     "Coordinates -> hidden, codes, indices; depends on the pose (a turned protein gets other codes)"
     if x.ndim!=3 or x.shape[-1]!=3: raise ValueError(f'encode takes coordinates of shape (B,L,3), not {tuple(x.shape)}')
+    self._check_precision()
     x = centre(x, mask)
     hidden = self.encoder(self.up(x), self._biases(x, self._pair_table(), mask))
     with torch.autocast(x.device.type, enabled=False): return hidden, *self.quantize(hidden.float())
