@@ -8,7 +8,7 @@ __all__ = ['convert', 'run', 'main']
 # %% ../nbs/14c_convert_kanzi.ipynb #85bc35e9
 import argparse, sys
 from pathlib import Path
-from .train import command
+from .train import Help, command
 
 # %% ../nbs/14c_convert_kanzi.ipynb #ab98e3c1
 def convert(
@@ -41,7 +41,7 @@ def convert(
 
 # %% ../nbs/14c_convert_kanzi.ipynb #7f9fe415
 def _parser()->argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog='ss_convert_kanzi', description='Turn a Kanzi checkpoint of the published layout (.pt) into safetensors.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = argparse.ArgumentParser(prog='ss_convert_kanzi', description='Turn a Kanzi checkpoint of the published layout (.pt) into safetensors.', formatter_class=Help)
     p.add_argument('source', help='checkpoint, such as checkpoints/cleaned_model.pt')
     p.add_argument('output', help='.safetensors to write')
     p.add_argument('--sha256', help="what the file's SHA-256 has to be; any: don't compare; default: that of the published file")

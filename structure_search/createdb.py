@@ -7,12 +7,12 @@ __all__ = ['make_parser', 'run', 'main']
 
 # %% ../nbs/16b_createdb.ipynb #13d02358
 import argparse, sys
-from .train import command, number
+from .train import Help, command, number
 
 # %% ../nbs/16b_createdb.ipynb #19adc6e3
 def make_parser()->argparse.ArgumentParser:
     "Flags of `ss_createdb`"
-    p = argparse.ArgumentParser(prog='ss_createdb', description='Make a Foldseek database (sequences, 3Di letters, C-alpha coordinates, names) of structure files.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = argparse.ArgumentParser(prog='ss_createdb', description='Make a Foldseek database (sequences, 3Di letters, C-alpha coordinates, names) of structure files.', formatter_class=Help)
     p.add_argument('inputs', nargs='+', help='folders, PDB or mmCIF files (also .gz), tar archives (also .tar.gz)')
     p.add_argument('db', help='database to make, its name without ending; one that is there is replaced')
     p.add_argument('--processes', type=number(int, 1), help='that read files; default: one for each processor')

@@ -8,11 +8,11 @@ __all__ = ['report_figure', 'run', 'main']
 # %% ../nbs/14b_kanzi_report.ipynb #3b65eb5f
 import argparse, json, sys
 from pathlib import Path
-from .train import command, number, tokenizer_flags
+from .train import Help, command, number, tokenizer_flags
 
 # %% ../nbs/14b_kanzi_report.ipynb #e2dc5022
 def _parser()->argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog='ss_kanzi_report', description='Measure a Kanzi tokenizer: reconstruction, rotation, noise, usage of the codes, mirror images, wrong tokens.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = argparse.ArgumentParser(prog='ss_kanzi_report', description='Measure a Kanzi tokenizer: reconstruction, rotation, noise, usage of the codes, mirror images, wrong tokens.', formatter_class=Help)
     tokenizer_flags(p)
     p.add_argument('--db-path', help='Foldseek database with _ca, its name without ending; default: the embedded demo (held out from the training of mini: those with --held-out)')
     p.add_argument('--clusters', help='text file, key<tab>cluster, for --held-out')
@@ -94,6 +94,10 @@ def run(a:argparse.Namespace)->int: # 1 if known outputs differ
     "Measure, print, write"
     from structure_search.kanzi_measure import measure_tokenizer, sampler_name, sampler_table
     from structure_search.kanzi_tokenizer import KanziTokenizer
+    if a.clusters and not a.held_out: raise ValueError('--clusters says which proteins are held out, and is of use with --held-out alone')
+    if a.output:
+        if a.output.endswith('/') or Path(a.output).is_dir(): raise ValueError(f'{a.output}: that is a folder; --output is a name, to which .json and .png are added')
+        Path(a.output).parent.mkdir(parents=True, exist_ok=True)
     tok = KanziTokenizer.from_pretrained(a.kanzi_checkpoint, a.pose, dtype=a.dtype)
     ok, cas = _known(tok), _proteins(a)
     m = measure_tokenizer(tok, cas, a.seed)
@@ -102,10 +106,9 @@ def run(a:argparse.Namespace)->int: # 1 if known outputs differ
     for s in samplers: print(f'{sampler_name(s):22} {s["calls"]:4} network calls: median {sorted(s["rmsd"])[len(cas)//2]:.3f}')
     if a.output:
         from structure_search.kanzi_sidecar import _write_whole
-        Path(a.output).parent.mkdir(parents=True, exist_ok=True)
         rows = [{k:v for k,v in s.items() if k!='rmsd'}|dict(rmsd_median=float(sorted(s['rmsd'])[len(cas)//2])) for s in samplers]
         _write_whole(Path(f'{a.output}.json'), lambda f: f.write(json.dumps(m|dict(samplers=rows), indent=1).encode()))
-        report_figure(m, samplers).savefig(f'{a.output}.png', dpi=120)
+        report_figure(m, samplers).savefig(f'{a.output}.png', format='png', dpi=120)
         print(f'wrote {a.output}.json and {a.output}.png')
     return 0 if ok else 1
 

@@ -4,26 +4,37 @@
 
 # %% auto #0
 __all__ = ['log', 'FORMAT', 'DECIDES', 'PART', 'make_manifest', 'KanziTokens', 'read_coordinates', 'encode_part', 'read_part',
-           'begin_job', 'work', 'join_parts', 'verify_tokens', 'tokenize_database']
+           'begin_job', 'work', 'join_parts', 'verify_tokens', 'join_and_verify', 'tokenize_database']
 
-# %% ../nbs/05c_kanzi_sidecar.ipynb #58bf33b6
-import hashlib, json, logging, os, shutil, zipfile
+# %% ../nbs/05c_kanzi_sidecar.ipynb #d2af181d
+import fcntl, hashlib, json, logging, os, shutil, zipfile
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 from . import __version__
 from .foldseek_db import FoldseekDB, FoldseekFormatError, KeyTable, PairedFoldseekDB, Ragged
-from .foldseek_format import GENERIC
+from .foldseek_format import GENERIC, data_files
 from .kanzi_tokenizer import KanziTokenizer
 
-# %% ../nbs/05c_kanzi_sidecar.ipynb #3f56d33a
+# %% ../nbs/05c_kanzi_sidecar.ipynb #6a8aff14
 log = logging.getLogger('structure_search')
 FORMAT = 1                                                                      # of entries and manifest
-DECIDES = 'format', 'checkpoint', 'pose', 'n_codes', 'index', 'dtype'           # about the tokens
+DECIDES = 'format', 'checkpoint', 'pose', 'n_codes', 'index', 'data', 'dtype'           # about the tokens
 
 def _sha256(path)->str:
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+
+def _sample(path)->str: # SHA-256
+    "Of the sizes of data files, and of 256 blocks of each at equal distances: another version of the data is as good as sure to differ in it, and 85 GB need not be read"
+    h = hashlib.sha256()
+    for file in data_files(Path(path)):
+        size = file.stat().st_size
+        h.update(size.to_bytes(8, 'little'))
+        with open(file, 'rb') as f:
+            for at in np.linspace(0, max(0, size-4096), 256).astype(np.int64).tolist(): f.seek(at); h.update(f.read(4096))
+    return h.hexdigest()
 
 def make_manifest(
     tok:KanziTokenizer,
@@ -31,7 +42,7 @@ def make_manifest(
 )->dict: # JSON-able
     "What decides about the tokens of a database"
     db.having('ca', slice(0))                                                   # or the error that says what is missing
-    return dict(format=FORMAT, checkpoint=tok.identity, pose=tok.pose, n_codes=tok.n_codes, dtype=tok.dtype, index=_sha256(f'{db.ca.path}.index'), version=__version__)
+    return dict(format=FORMAT, checkpoint=tok.identity, pose=tok.pose, n_codes=tok.n_codes, dtype=tok.dtype, index=_sha256(f'{db.ca.path}.index'), data=_sample(db.ca.path), version=__version__)
 
 def _read_json(path:Path)->dict:
     "A small JSON object; raises FoldseekFormatError"
@@ -49,18 +60,21 @@ def _write_whole(path:Path, write):
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../nbs/05c_kanzi_sidecar.ipynb #58a1d8aa
+# %% ../nbs/05c_kanzi_sidecar.ipynb #7b4e6cfb
 class KanziTokens(FoldseekDB):
     "Kanzi tokens of a database, by key"
     padded = False
     def __init__(self,
         path:str|Path, # name without ending, such as data/foldseek/afdb50/afdb50_kanzi
+        manifest:dict|None=None, # None: that of its file
     ):
         super().__init__(path)
         if (kind := self.dbtype&0xFFFF)!=GENERIC or self.compressed: raise FoldseekFormatError(f'{path}.dbtype says type {kind}{", compressed" if self.compressed else ""}; tokens are of type {GENERIC}, as they are')
-        if not Path(f'{path}.json').is_file(): raise FoldseekFormatError(f'{path}.json is missing: it says how these tokens were made, and without it they mean nothing. Was ss_tokenize_kanzi interrupted? The same command goes on')
-        self.manifest = _read_json(Path(f'{path}.json'))
+        if manifest is None and not Path(f'{path}.json').is_file(): raise FoldseekFormatError(f'{path}.json is missing: it says how these tokens were made, and without it they mean nothing. Was ss_tokenize_kanzi interrupted? The same command goes on')
+        self.manifest = manifest or _read_json(Path(f'{path}.json'))
         if not isinstance(n := self.manifest.get('n_codes'), int) or not 1<n<=65536: raise FoldseekFormatError(f'{path}.json: n_codes is {n!r}, not a number of codes')
+        odd = [k for k,kind in (('proteins', int), ('residues', int), ('left_out', int), ('left_out_first', dict)) if not isinstance(self.manifest.get(k), kind)]
+        if odd: raise FoldseekFormatError(f'{path}.json: {odd[0]} is {self.manifest.get(odd[0])!r}; is the file damaged? ss_tokenize_kanzi --overwrite makes the tokens anew')
 
     def residues(self, rows=slice(None))->np.ndarray: # int64 (N,)
         "Numbers of residues, from the index alone"
@@ -84,7 +98,7 @@ def batch(self:KanziTokens,
         raise FoldseekFormatError(f'{self.path}: key {self.keys[rows[bad]]} has a token that is no code below {self.manifest["n_codes"]}; is the data damaged?')
     return Ragged(values, offsets)
 
-# %% ../nbs/05c_kanzi_sidecar.ipynb #113957cd
+# %% ../nbs/05c_kanzi_sidecar.ipynb #25ba9f9a
 @patch
 def check(self:KanziTokens,
     tok:KanziTokenizer, # that is to decode them
@@ -93,10 +107,10 @@ def check(self:KanziTokens,
     "Raise ValueError unless the tokens were made by this tokenizer in this pose from this database"
     mine = make_manifest(tok, db)
     if differ := [k for k in DECIDES if k!='dtype' and mine[k]!=self.manifest.get(k)]:
-        said = '; '.join(f'{dict(index="the index of the coordinates", n_codes="the number of codes").get(k, k)} is {str(mine[k])[:12]}, theirs {str(self.manifest.get(k))[:12]}' for k in differ)
+        said = '; '.join(f'{dict(index="the index of the coordinates", data="the data of the coordinates", n_codes="the number of codes").get(k, k)} is {str(mine[k])[:12]}, theirs {str(self.manifest.get(k))[:12]}' for k in differ)
         raise ValueError(f'{self.path}: these tokens were made by another checkpoint, in another pose or from another database ({said}). Make them anew with ss_tokenize_kanzi --overwrite, or leave them aside and encode on the fly with --kanzi-tokens none')
 
-# %% ../nbs/05c_kanzi_sidecar.ipynb #4d8988d7
+# %% ../nbs/05c_kanzi_sidecar.ipynb #1ea698d8
 PART = 4096         # proteins
 
 def read_coordinates(
@@ -141,12 +155,31 @@ def read_part(
         if n.sum()!=len(tokens) or len(keys)!=len(n): raise ValueError('its arrays do not fit together')
         return keys, n, tokens, {int(k):str(v) for k,v in json.loads(bad.tobytes()).items()}
     except FileNotFoundError: return None
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as e:
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, RuntimeError, zipfile.BadZipFile) as e:
         log.warning('%s is damaged (%s); it is made anew', file, e)
         return None
 
-# %% ../nbs/05c_kanzi_sidecar.ipynb #cda0cf15
-def _part_file(output:Path, i:int)->Path: return output.with_name(f'{output.name}.parts')/f'part-{i:06d}.npz'
+# %% ../nbs/05c_kanzi_sidecar.ipynb #654f7dad
+def _part_file(output:Path, i:int)->Path: return _parts(output)/f'part-{i:06d}.npz'
+
+def _parts(output:Path)->Path: return output.with_name(f'{output.name}.parts')
+
+def _differing(file:Path, mine:dict, overwrite:bool=False)->list|None: # names; None: it isn't there
+    "In what a manifest on disk differs from another"
+    if not file.exists(): return None
+    try: there = _read_json(file)
+    except FoldseekFormatError as e:
+        if overwrite: return ['everything']
+        raise FoldseekFormatError(f'{e} --overwrite begins anew') from None
+    return [k for k in (*DECIDES, 'part') if k in mine and there.get(k)!=mine[k]]
+
+def _check_place(output:Path, db:PairedFoldseekDB):
+    "Raise ValueError where tokens would replace something else"
+    if output.is_dir(): raise ValueError(f'{output}: that is a folder; --output names the tokens, without ending')
+    if os.path.realpath(output) in [os.path.realpath(f'{db.path}{part}') for part in ('', '_ss', '_ca', '_h')]: raise ValueError(f'{output}: that is the database itself; choose another --output')
+    there = [f for f in (f'{output}.0', f'{output}', f'{output}.index', f'{output}.dbtype') if os.path.lexists(f)]
+    ours = Path(f'{output}.json').exists() or (_parts(output)/'job.json').exists()
+    if there and (not ours or there[0].endswith('.0')): raise ValueError(f'{there[0]} is there, and not made by this program; remove it, or choose another --output')
 
 def begin_job(
     tok:KanziTokenizer,
@@ -154,18 +187,19 @@ def begin_job(
     output:Path, # name of the sidecar without ending
     overwrite:bool=False, # replace what is there
 )->bool: # whether there is something to do
-    "Prepare, or go on with, the tokenisation of a database; raises ValueError when another one is there"
-    manifest, parts, made = make_manifest(tok, db), output.with_name(f'{output.name}.parts'), Path(f'{output}.json')
-    for file,what,mend in ((made, 'tokens', 'replace them with --overwrite'), (parts/'job.json', 'an unfinished work', f'give it up with --overwrite')):
-        if not file.exists(): continue
-        there = _read_json(file)
-        differ = [k for k in DECIDES if there.get(k)!=manifest[k]]
-        if not differ and not overwrite and file==made: return False
-        if differ and not overwrite: raise ValueError(f'{file}: there is {what} of another {", ".join(differ)}; {mend}, or choose another --output')
-    if overwrite and parts.exists(): shutil.rmtree(parts)
+    "Prepare, or go on with, the tokenisation of a database; raises ValueError when another one, or something else, is there"
+    _check_place(output, db)
+    manifest, parts = make_manifest(tok, db), _parts(output)
+    job = manifest|dict(part=PART)
+    done, begun = _differing(Path(f'{output}.json'), manifest, overwrite), _differing(parts/'job.json', job, overwrite)
+    if done==[] and not overwrite:
+        if begun==[]: shutil.rmtree(parts)              # it was stopped while removing them
+        return False
+    for differ,file,what,mend in ((done, f'{output}.json', 'tokens', 'replace them'), (begun, parts/'job.json', 'an unfinished work', 'give it up')):
+        if differ and not overwrite: raise ValueError(f'{file}: there is {what} of another {", ".join(differ)}; {mend} with --overwrite, or choose another --output')
+    if begun!=[] and parts.exists(): shutil.rmtree(parts)       # of another work, or of one that is not known any more
     parts.mkdir(parents=True, exist_ok=True)
-    if not (parts/'job.json').exists(): _write_whole(parts/'job.json', lambda f: f.write(json.dumps(manifest|dict(part=PART)).encode()))
-    if _read_json(parts/'job.json').get('part')!=PART: raise ValueError(f'{parts}: was cut by another version of this program; give it up with --overwrite')
+    if begun!=[]: _write_whole(parts/'job.json', lambda f: f.write(json.dumps(job).encode()))
     return True
 
 # %% ../nbs/05c_kanzi_sidecar.ipynb #8e1c276b
@@ -186,7 +220,7 @@ def work(
             encode_part(tok, db, db.keys[i*PART:(i+1)*PART], _part_file(output, i))
             bar.update(size(i))
 
-# %% ../nbs/05c_kanzi_sidecar.ipynb #5a7e026d
+# %% ../nbs/05c_kanzi_sidecar.ipynb #28c45ff2
 def _entries(n:np.ndarray, tokens:np.ndarray)->bytes: # lengths (N,), uint16 (T,)
     "Tokens as entries with a NUL each"
     out, is_token = np.zeros(2*len(tokens)+len(n), np.uint8), np.ones(2*len(tokens)+len(n), bool)
@@ -200,8 +234,10 @@ def join_parts(
     output:Path, # as in `begin_job`
     tolerance:float=0.01, # share of bad entries (and 10 of them) at which to refuse
     show:bool=True, # a progress bar
-)->dict: # the manifest
-    "Make the sidecar of its parts; raises ValueError when some are missing, or too many entries are bad"
+)->dict: # the manifest, to be written when all is verified
+    "Join parts into data, index and type; raises ValueError when some are missing, too many entries are bad, or the database has changed in between"
+    manifest = make_manifest(tok, db)
+    if _differing(_parts(output)/'job.json', manifest)!=[]: raise ValueError(f'{_parts(output)}: the database has changed since this work began; --overwrite begins anew')
     parts, bad, offset, proteins, residues = -(-len(db)//PART), {}, 0, 0, 0
     new = {end:output.with_name(f'.{output.name}{end}.new') for end in ('', '.index', '.dbtype')}
     try:
@@ -217,7 +253,7 @@ def join_parts(
                 index.writelines(map('%d\t%d\t%d\n'.__mod__, zip(keys.tolist(), begins.tolist(), sizes.tolist())))
                 data.write(_entries(n, tokens))
                 offset, proteins, residues, bad = offset+int(sizes.sum()), proteins+len(n), residues+len(tokens), bad|why
-            if len(bad)>max(10, tolerance*len(db)): raise ValueError(f'{db.path}: {len(bad):,} of {len(db):,} entries have no usable coordinates ({", ".join(f"key {k}: {v}" for k,v in list(bad.items())[:3])}, ...)')
+            if len(bad)>max(10, tolerance*len(db)): raise ValueError(f'{db.path}: {len(bad):,} of {len(db):,} entries have no usable coordinates ({", ".join(f"key {k}: {v}" for k,v in list(bad.items())[:3])}, ...). Is it complete? Mend it, then begin anew with --overwrite')
             if not proteins: raise ValueError(f'{db.path}: no protein has usable coordinates')
             for f in (data, index): f.flush(); os.fsync(f.fileno())
         new['.dbtype'].write_bytes(GENERIC.to_bytes(4, 'little'))
@@ -226,20 +262,19 @@ def join_parts(
         for end in ('', '.dbtype', '.index'): os.replace(new[end], f'{output}{end}')
     finally:
         for f in new.values(): f.unlink(missing_ok=True)
-    manifest = make_manifest(tok, db)|dict(database=db.path.name, proteins=proteins, residues=residues, left_out=len(bad), left_out_first=dict(list(bad.items())[:100]))
-    _write_whole(Path(f'{output}.json'), lambda f: f.write(json.dumps(manifest, indent=1).encode()))
-    return manifest
+    return manifest|dict(database=db.path.name, proteins=proteins, residues=residues, left_out=len(bad), left_out_first=dict(list(bad.items())[:100]))
 
-# %% ../nbs/05c_kanzi_sidecar.ipynb #08bc6d79
+# %% ../nbs/05c_kanzi_sidecar.ipynb #1da0b492
 def verify_tokens(
     tok:KanziTokenizer,
     db:PairedFoldseekDB,
     output:Path, # as in `begin_job`
     samples:int=64, # proteins to tokenise anew
+    manifest:dict|None=None, # None: that of its file
     show:bool=True, # a progress bar
 )->float: # share of the tokens of the samples that come out alike, 0 to 1
     "Read a whole sidecar and compare it with its database; raises `FoldseekFormatError` naming what is wrong"
-    t = KanziTokens(output)
+    t = KanziTokens(output, manifest)
     t.check(tok, db)
     rows, sizes = db.aa.index.rows(t.keys), t.index.lengths.astype(np.int64)
     if (rows<0).any(): raise FoldseekFormatError(f'{output}: key {t.keys[rows<0][0]} is not in {db.path}')
@@ -253,6 +288,38 @@ def verify_tokens(
     if same<(0.999 if tok.dtype=='float32' else 0.9): raise FoldseekFormatError(f'{output}: only {same:.2%} of the tokens of {len(some)} proteins come out alike when they are made anew')
     return float(same)
 
+def join_and_verify(
+    tok:KanziTokenizer,
+    db:PairedFoldseekDB,
+    output:Path, # as in `begin_job`
+    show:bool=True, # progress bars
+)->float: # as of `verify_tokens`
+    "Join, verify, and write the manifest, which makes it a sidecar; raises what these raise, and then it is none"
+    manifest = join_parts(tok, db, output, show=show)
+    try: same = verify_tokens(tok, db, output, manifest=manifest, show=show)
+    except FoldseekFormatError as e:
+        for f in _parts(output).glob('part-*.npz'): f.unlink()
+        raise FoldseekFormatError(f'{e}. These tokens are not used; the same command makes them anew') from None
+    _write_whole(Path(f'{output}.json'), lambda f: f.write(json.dumps(manifest, indent=1).encode()))
+    return same
+
+@contextmanager
+def _alone(output:Path):
+    "One run at a time on the same tokens"
+    file = output.with_name(f'.{output.name}.lock')
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        f = open(file, 'a')
+    except OSError as e: raise ValueError(f'{output}: nothing can be written there ({e.strerror}); choose another place with --output') from None
+    with f:
+        try: fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
+        except BlockingIOError: raise ValueError(f'{output}: another run is at work on these tokens') from None
+        try: yield
+        finally: file.unlink(missing_ok=True)
+
+# %% ../nbs/05c_kanzi_sidecar.ipynb #1075ae16
+def _job_is_mine(tok, db, output:Path)->bool: return _differing(_parts(output)/'job.json', make_manifest(tok, db)|dict(part=PART))==[]
+
 def tokenize_database(
     tok:KanziTokenizer,
     db:PairedFoldseekDB, # with `_ca`
@@ -264,15 +331,16 @@ def tokenize_database(
 )->KanziTokens|None: # of the first process
     "Tokenise a database, or the rest of it, join and verify; what the command does"
     output, first = Path(output or f'{db.path}_kanzi'), process==0
-    todo = begin_job(tok, db, output, overwrite) if first else None
-    wait()
-    if not first: todo = _part_file(output, 0).parent.exists()
-    if todo: work(tok, db, output, process, processes, show=first)
-    wait()
-    if not first: return None
-    if todo: join_parts(tok, db, output)
-    same, t = verify_tokens(tok, db, output), KanziTokens(output)
-    if (parts := _part_file(output, 0).parent).exists(): shutil.rmtree(parts)
+    with _alone(output) if first else nullcontext():
+        todo = begin_job(tok, db, output, overwrite) if first else None
+        wait()
+        if not first: todo = _job_is_mine(tok, db, output)
+        if todo: work(tok, db, output, process, processes, show=first)
+        wait()
+        if not first: return None
+        same = join_and_verify(tok, db, output) if todo else verify_tokens(tok, db, output)
+        if todo: shutil.rmtree(_parts(output))
+    t = KanziTokens(output)
     m = t.manifest
     say(f'{output}: {m["proteins"]:,} proteins, {m["residues"]:,} tokens{"" if todo else ", already there"}; {m["left_out"]:,} left out{"" if not m["left_out_first"] else " ("+"; ".join(f"key {k}: {v}" for k,v in list(m["left_out_first"].items())[:3])+")"}; '
         f'verified, {same:.3%} of the tokens of {min(64, len(t))} proteins come out alike when they are made anew')

@@ -7,11 +7,11 @@ __all__ = ['run', 'main']
 
 # %% ../nbs/14_tokenize_kanzi.ipynb #7197ed86
 import argparse, sys
-from .train import command, number, tokenizer_flags
+from .train import Help, command, number, tokenizer_flags
 
 # %% ../nbs/14_tokenize_kanzi.ipynb #ec7d1f4e
 def _parser()->argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog='ss_tokenize_kanzi', description='Turn the coordinates of a Foldseek database into Kanzi tokens, beside it, once. The same command goes on after any interruption.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = argparse.ArgumentParser(prog='ss_tokenize_kanzi', description='Turn the coordinates of a Foldseek database into Kanzi tokens, beside it, once. The same command goes on after any interruption.', formatter_class=Help)
     p.add_argument('--db-path', required=True, default=argparse.SUPPRESS, help='Foldseek database with _ca, its name without ending')
     p.add_argument('--output', help='name of the tokens without ending; default: that of the database with _kanzi')
     tokenizer_flags(p)

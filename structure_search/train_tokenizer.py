@@ -7,7 +7,7 @@ __all__ = ['main']
 
 # %% ../nbs/15_train_tokenizer.ipynb #de8e9e81
 import argparse, sys
-from .train import command, number
+from .train import Help, command, number
 
 # %% ../nbs/15_train_tokenizer.ipynb #0588cd93
 def _levels(text:str)->tuple:
@@ -15,7 +15,7 @@ def _levels(text:str)->tuple:
     except ValueError: raise argparse.ArgumentTypeError(f'{text} is not whole numbers with commas between them, such as 8,5,5,5') from None
 
 def _parser()->argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog='ss_train_tokenizer', description='Train a small Kanzi-type tokenizer on a Foldseek database with coordinates.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = argparse.ArgumentParser(prog='ss_train_tokenizer', description='Train a small Kanzi-type tokenizer on a Foldseek database with coordinates.', formatter_class=Help)
     def flag(name, default, help, **kw): p.add_argument(name, default=default, help=help, **kw)
     p.add_argument('--db-path', required=True, default=argparse.SUPPRESS, help='Foldseek database with _ca, its name without ending')
     flag('--output', 'outputs/kanzi_mini.safetensors', 'file to write; OUTPUT.state and OUTPUT.jsonl stand beside it')

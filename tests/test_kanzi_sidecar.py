@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest
 from structure_search import kanzi_sidecar, train_kanzi
 from structure_search.foldseek_db import FoldseekFormatError, PairedFoldseekDB, Protein, demo_db, write_db
-from structure_search.kanzi_sidecar import KanziTokens, begin_job, join_parts, read_part, tokenize_database, verify_tokens, work
+from structure_search.kanzi_sidecar import KanziTokens, begin_job, join_and_verify, join_parts, read_part, tokenize_database, verify_tokens, work
 from structure_search.kanzi_tokenizer import KanziTokenizer
 from structure_search.tokenize_kanzi import main
 
@@ -87,8 +87,7 @@ def test_two_processes(tmp_path, tok, small_parts):
     assert begin_job(tok, db, output)
     for process in (1, 0): work(tok, db, output, process, 2, show=False)
     assert len(list((tmp_path/'few_kanzi.parts').glob('part*')))==4
-    join_parts(tok, db, output)
-    assert verify_tokens(tok, db, output)==1
+    assert join_and_verify(tok, db, output)==1
     right(KanziTokens(output), tok, db)
 
 def test_accelerate_launch(tmp_path, tok):
@@ -123,6 +122,80 @@ def test_what_is_made_by_another_is_refused(tmp_path, tok, capsys):
     with pytest.raises(ValueError, match='the index of the coordinates'): KanziTokens(f'{db.path}_kanzi').check(KanziTokenizer.from_pretrained('mini', 'as-is'), other)
     few(tmp_path, 20)                                            # a new database over the old one takes the tokens away
     assert not list(tmp_path.glob('few_kanzi*'))
+
+def test_nothing_else_is_overwritten(tmp_path, tok, capsys):
+    "Neither the database, nor another one, nor a folder; not with --overwrite either"
+    db, other = few(tmp_path, 30), few(tmp_path/'other', 20)
+    flags = ['--db-path', str(db.path), '--kanzi-checkpoint', 'mini', '--overwrite', '--output']
+    before = {f:f.read_bytes() for f in tmp_path.rglob('*') if f.is_file()}
+    for name,why in ((db.path, 'the database itself'), (f'{db.path}_ca', 'the database itself'), (other.path, 'not made by this program'), (f'{other.path}_h', 'not made by this program'), (tmp_path/'other', 'that is a folder')):
+        assert main([*flags, str(name)])==2 and why in capsys.readouterr().err
+    assert before=={f:f.read_bytes() for f in tmp_path.rglob('*') if f.is_file()}
+
+def mirrored(p): return Protein(p.key, p.name, p.header, p.aa, p.ss, p.ca*np.float32([-1, 1, 1]))
+
+def rebuilt(tmp_path, db):
+    "Another program makes the same database again, of mirror images: same keys, same lengths, same index"
+    few(tmp_path/'new', len(db), mirrored)
+    for f in (tmp_path/'new').glob('few*'): f.replace(tmp_path/f.name)
+    return PairedFoldseekDB(db.path)
+
+def test_tokens_of_other_coordinates_are_refused(tmp_path, tok, small_parts):
+    db, output = few(tmp_path, 60), tmp_path/'few_kanzi'
+    tokenize_database(tok, db)
+    new = rebuilt(tmp_path, db)
+    with pytest.raises(ValueError, match='the data of the coordinates'): KanziTokens(output).check(tok, new)
+    right(tokenize_database(tok, new, overwrite=True), tok, new)
+
+def test_a_database_that_changes_meanwhile(tmp_path, tok, small_parts):
+    db, output = few(tmp_path, 60), tmp_path/'few_kanzi'
+    assert begin_job(tok, db, output)
+    work(tok, db, output, show=False)
+    new = rebuilt(tmp_path, db)
+    with pytest.raises(ValueError, match='has changed since this work began'): join_parts(tok, db, output)
+    with pytest.raises(ValueError, match='unfinished work of another data; give it up with --overwrite'): tokenize_database(tok, new)
+    right(tokenize_database(tok, new, overwrite=True), tok, new)
+
+def test_what_does_not_verify_is_no_sidecar(tmp_path, tok, small_parts):
+    "Tokens of another pose, found in the parts: refused, not left behind, and made anew by the same command"
+    db, output = few(tmp_path, 60), tmp_path/'few_kanzi'
+    assert begin_job(tok, db, output)
+    work(KanziTokenizer.from_pretrained('mini', 'as-is'), db, output, show=False)
+    with pytest.raises(FoldseekFormatError, match='the same command makes them anew'): tokenize_database(tok, db)
+    assert not Path(f'{output}.json').exists()
+    right(tokenize_database(tok, db), tok, db)
+
+def test_parts_of_nobody_are_not_used(tmp_path, tok, small_parts):
+    db, output = few(tmp_path, 60), tmp_path/'few_kanzi'
+    assert begin_job(tok, db, output)
+    work(KanziTokenizer.from_pretrained('mini', 'as-is'), db, output, show=False)
+    (tmp_path/'few_kanzi.parts'/'job.json').unlink()
+    right(tokenize_database(tok, db), tok, db)
+
+def test_overwriting_can_be_resumed(tmp_path, tok, small_parts):
+    db, output, other = few(tmp_path), tmp_path/'few_kanzi', KanziTokenizer.from_pretrained('mini', 'as-is')
+    tokenize_database(tok, db)
+    assert begin_job(other, db, output, overwrite=True)
+    work(other, db, output, 0, 2, show=False)               # and now it stops
+    made = {f:f.stat().st_mtime_ns for f in (tmp_path/'few_kanzi.parts').glob('part*')}
+    assert begin_job(other, db, output, overwrite=True) and made=={f:f.stat().st_mtime_ns for f in (tmp_path/'few_kanzi.parts').glob('part*')} and len(made)==2
+    right(tokenize_database(other, db, overwrite=True), other, db)
+
+def test_one_run_at_a_time(tmp_path, tok):
+    db = few(tmp_path, 30)
+    with kanzi_sidecar._alone(tmp_path/'few_kanzi'):
+        with pytest.raises(ValueError, match='another run is at work'): tokenize_database(tok, db)
+    right(tokenize_database(tok, db), tok, db)
+
+@pytest.mark.parametrize('text', ['{', '[]', '{"n_codes": 1000}'])
+def test_a_damaged_manifest_can_be_replaced(tmp_path, tok, text, capsys):
+    db = few(tmp_path, 30)
+    tokenize_database(tok, db)
+    (tmp_path/'few_kanzi.json').write_text(text)
+    flags = ['--db-path', str(db.path), '--kanzi-checkpoint', 'mini']
+    assert main(flags)==2 and '--overwrite' in capsys.readouterr().err
+    assert main([*flags, '--overwrite'])==0
+    right(KanziTokens(tmp_path/'few_kanzi'), tok, db)
 
 @pytest.mark.parametrize('harm', ['cut', 'token', 'index', 'manifest', 'no manifest', 'n_codes'])
 def test_damage_is_named(tmp_path, tok, harm):
