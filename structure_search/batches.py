@@ -82,7 +82,7 @@ class StepPlan:
 
     def pools(self)->int: return -(-len(self.lengths)//self.pool)
 
-# %% ../nbs/07b_batches.ipynb #bac53a5c
+# %% ../nbs/07b_batches.ipynb #cb965f14
 @patch
 def pool_steps(self:StepPlan, pool:int)->list[list[np.ndarray]]:
     "Steps of a pool, in their order; each is a list of rows, and a row the indices of its proteins"
@@ -95,23 +95,23 @@ def pool_steps(self:StepPlan, pool:int)->list[list[np.ndarray]]:
 
 @patch
 def count(self:StepPlan, epochs:int, limit:int=-1)->int:
-    "Steps of so many epochs, or `limit` as soon as it is reached"
-    n = 0
-    for pool in tqdm(range(epochs*self.pools()), desc='counting steps', unit=' pools', delay=3, leave=False):
-        n += len(self.pool_steps(pool))
-        if 0<=limit<=n: return limit
-    return n
+    "Steps of so many epochs, or `limit` if that is less: exact up to 256 pools, beyond that by 64 of them"
+    pools = epochs*self.pools()
+    some = range(pools) if pools<=256 else [*dict.fromkeys(int(i*(pools-1)/63) for i in range(64))]
+    steps = sum(len(self.pool_steps(p)) for p in tqdm(some, desc='counting steps', unit=' pools', delay=3, leave=False))
+    steps = round(steps*pools/max(1, len(some)))
+    return min(limit, steps) if limit>=0 else steps
 
 @patch
 def run(self:StepPlan, epochs:int, at:tuple=(0,0)):
-    "Steps from a place on: yields (place after the step, its rows)"
+    "Steps from a place on: yields (place after the step, its rows); after the last, that place is (epochs*pools(), 0)"
     pool, i = at
     while pool<epochs*self.pools():
         steps = self.pool_steps(pool)
-        for j in range(i, len(steps)): yield (pool, j+1), steps[j]
+        for j in range(i, len(steps)): yield ((pool, j+1) if j+1<len(steps) else (pool+1, 0)), steps[j]
         pool, i = pool+1, 0
 
-# %% ../nbs/07b_batches.ipynb #5d73b044
+# %% ../nbs/07b_batches.ipynb #7448a958
 def micro_batches(
     step:list[np.ndarray], # rows: indices of proteins
     n:int, # micro-batches: gradient accumulation x GPUs
@@ -126,14 +126,15 @@ def pack(
     size:int=0, # tokens of the packed row; 0: as many as there are
     slots:int=0, # proteins that `bounds` has room for; 0: as many as there are
     longest:int=1024, # most tokens of a protein
-)->dict: # input_ids and position_ids int64 (1,T); keep and labels int64 (K,), labels -100 where nothing is asked; bounds int32 (P+1,); longest; tokens, that belong to a protein
+)->dict: # input_ids and position_ids int64 (1,T); keep and labels int64 (K,), labels -100 where nothing is asked; bounds int32 (P+1,); longest; tokens, that belong to a protein; lengths, residues of each protein, int64 (P,)
     "Proteins one after the other in one row; raises ValueError where they are more than fit"
     used = sum(len(r)-1 for r in rows)
     T = size or max(used, 1)
     if used>T: raise ValueError(f'{len(rows)} proteins of {used} tokens do not fit into a row of {T}')
     bounds = np.cumsum([0, *(len(r)-1 for r in rows)])
     bounds = np.concatenate([bounds, np.arange(used+longest, T, longest), [T]*(T>used)])      # padding stands in proteins of its own
-    if slots: bounds = np.pad(bounds, (0, slots+1-len(bounds)), constant_values=T) if len(bounds)<=slots+1 else _too_many(bounds, slots)
+    if slots and len(bounds)>slots+1: raise ValueError(f'{len(bounds)-1} proteins (and stretches of padding) in a row that has room for {slots}')
+    if slots: bounds = np.pad(bounds, (0, slots+1-len(bounds)), constant_values=T)
     ids, where = np.full(T, vocab.PAD), np.zeros(T, np.int64)
     keep, labels = np.zeros((2, T//2 if size else max(1, sum(len(r)//2-1 for r in rows))), np.int64)
     labels[:], at, k = -100, 0, 0
@@ -143,9 +144,7 @@ def pack(
         keep[k:k+L+1], labels[k:k+L+1] = np.arange(at+L+2, at+n), r[L+3:]
         at, k = at+n, k+L+1
     out = dict(input_ids=ids[None], position_ids=where[None], keep=keep, labels=labels, bounds=bounds.astype(np.int32))
-    return {k:torch.from_numpy(v) for k,v in out.items()}|dict(longest=longest, tokens=used)
-
-def _too_many(bounds, slots): raise ValueError(f'{len(bounds)-1} proteins (and stretches of padding) in a row that has room for {slots}')
+    return {k:torch.from_numpy(v) for k,v in out.items()}|dict(longest=longest, tokens=used, lengths=np.array([len(r)//2-2 for r in rows], np.int64))
 
 # %% ../nbs/07b_batches.ipynb #ee789d49
 def prefetch(

@@ -143,7 +143,7 @@ def select(
     if not len(train): raise ValueError(f'nothing to train on. {words}. See --max-protein-length, --val-fraction, --keys and --exclude')
     return train, val, words
 
-# %% ../nbs/07_dataset.ipynb #6086dc2e
+# %% ../nbs/07_dataset.ipynb #388c3b50
 class ProteinRows:
     "Proteins of a database as rows of token numbers"
     def __init__(self,
@@ -155,10 +155,10 @@ class ProteinRows:
     ):
         if (vocab.alphabet=='kanzi')!=(tokenizer is not None): raise ValueError('the Kanzi alphabet needs a Kanzi tokenizer, and 3Di needs none')
         self.db, self.vocab, self.tokenizer, self.tolerance, self.tokens = db, vocab, tokenizer, tolerance, tokens
-        self.seen, self.bad = 0, {}
+        self.seen, self.skips, self.bad = 0, 0, {}        # proteins read, how often one was skipped, which and why
 
     def _skip(self, key:int, why:Exception):
-        self.bad[int(key)] = str(why)
+        self.bad[int(key)] = str(why); self.skips += 1
         log.warning('skipped key %d: %s', key, why)
         if len(self.bad)>max(10, self.tolerance*self.seen): raise FoldseekFormatError(f'{self.db.path}: {len(self.bad)} of the first {self.seen} entries are bad; the last is key {key}: {why}')
 

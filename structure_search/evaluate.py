@@ -17,7 +17,7 @@ from .structure import ca_pdb
 from .visualize import superposition_figure, token_strip
 from .vocab import Vocab
 
-# %% ../nbs/10_evaluate.ipynb #06df20bc
+# %% ../nbs/10_evaluate.ipynb #b8180240
 @torch.no_grad()
 def teacher_forced(
     model, # of transformers
@@ -25,10 +25,11 @@ def teacher_forced(
     pairs:list, # (Protein, numbers int64 (L,)) each
     positions:str='aligned', # as in training
     tokens:int=16384, # in a batch, with padding
+    add=None, # function that adds float64 (5,) over processes, where each evaluates its share; None: there is one
 )->dict: # 'nats' and 'accuracy' of a structure token, 'eos_nats', 'tokens' (how many structure tokens)
     "Loss and accuracy when all earlier tokens are the true ones"
-    if not pairs: raise ValueError('no proteins to evaluate')
-    was, sums = model.training, np.zeros(4)
+    if not pairs and add is None: raise ValueError('no proteins to evaluate')
+    was, sums = model.training, np.zeros(5)
     model.eval()
     rows = [vocab.encode(p.aa, x) for p,x in pairs]
     for group in length_groups([len(r) for r in rows], tokens):
@@ -37,9 +38,10 @@ def teacher_forced(
         with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type=='cuda'): logits = model(**batch, use_cache=False).logits[labels>=0].float()
         labels = labels[labels>=0]
         nats, eos = F.cross_entropy(logits, labels, reduction='none'), labels==vocab.EOS
-        sums += [t.sum().item() for t in (nats[~eos], nats[eos], (logits.argmax(-1)==labels)[~eos], ~eos)]
+        sums += [t.sum().item() for t in (nats[~eos], nats[eos], (logits.argmax(-1)==labels)[~eos], ~eos, eos)]
     model.train(was)
-    return dict(nats=sums[0]/sums[3], eos_nats=sums[1]/len(pairs), accuracy=sums[2]/sums[3], tokens=int(sums[3]))
+    if add is not None: sums = add(sums)
+    return dict(nats=sums[0]/sums[3], eos_nats=sums[1]/sums[4], accuracy=sums[2]/sums[3], tokens=int(sums[3]))
 
 # %% ../nbs/10_evaluate.ipynb #c2fc6751
 def with_wrong_sequences(

@@ -28,7 +28,7 @@ def number(
         return value
     return parse
 
-# %% ../nbs/12_train.ipynb #c494875c
+# %% ../nbs/12_train.ipynb #8c3a52bf
 def make_parser(
     prog:str, # name of the command
     description:str, # first line of its help
@@ -37,7 +37,7 @@ def make_parser(
     "The flags that both training commands have"
     p = argparse.ArgumentParser(prog=prog, description=description, formatter_class=Help)
     def flag(name, default, help, **kw): p.add_argument(name, default=default, help=help, **({} if kw.get('action') or default is None else dict(type=type(default)))|kw)
-    flag('--model-name', 'TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T', 'preset (tinyllama-1.1b, base, small, tiny, nano), folder, or Hugging Face id; TinyLlama-1.1B is built in')
+    flag('--model-name', 'TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T', 'preset (tinyllama-1.1b, base, small, mini, tiny, nano), folder, or Hugging Face id; TinyLlama-1.1B is built in')
     flag('--db-path', 'data/foldseek/afdb50/afdb50', 'Foldseek database, its name without ending')
     flag('--output-dir', output_dir, 'folder for the model, checkpoint, figures')
     flag('--batch-size', 4, 'rows of --max-length tokens, per GPU and micro-batch; a row holds as many proteins as fit', type=number(int, 1))
@@ -53,7 +53,8 @@ def make_parser(
     flag('--eval-samples', 256, 'held-out proteins for the validation loss, at most', type=number(int, 1))
     flag('--rmsd-eval-interval', 500, 'steps between free-running predictions; 0: at the end only', type=number(int, 0))
     flag('--rmsd-eval-samples', 25, 'held-out proteins to predict, at most', type=number(int, 1))
-    flag('--save-interval', 1000, 'steps between checkpoints; 0: at the end only', type=number(int, 0))
+    flag('--save-minutes', 20.0, 'minutes between checkpoints; 0: by steps alone. One more is written at the end', type=number(float, 0))
+    flag('--save-interval', 0, 'steps between checkpoints; 0: by time alone', type=number(int, 0))
     flag('--clusters', None, 'text file, key<tab>cluster: whole clusters are held out; without it, single proteins are')
     flag('--val-fraction', 0.01, 'share of clusters held out, 0 to 1', type=number(float, 0, 0.99))
     flag('--keys', None, 'text file, a key or name a line: only these proteins are used')
@@ -64,7 +65,16 @@ def make_parser(
     flag('--pretrained', False, 'start from the weights of --model-name, not from random ones', action='store_true')
     flag('--no-flash-attn', False, "use torch's attention even where flash-attn is installed", action='store_true')
     flag('--seed', 0, 'of weights, order and samples', type=number(int, 0, 2**31))
-    flag('--resume', False, 'go on from the checkpoint in --output-dir', action='store_true')
+    flag('--resume', 'never', "'auto' (or the flag alone): go on from the newest whole checkpoint in --output-dir, or begin where there is none; 'never': begin", nargs='?', const='auto', choices=('auto','never'))
+    flag('--attention', 'auto', 'kernel for packed rows; auto: the best that is there', choices=('auto','flash-attn','torch-varlen','flex','each','dense'))
+    flag('--compile', 'auto', 'torch.compile of the layers; auto: on a GPU', choices=('auto','on','off'))
+    flag('--activation-checkpointing', 'auto', 'compute activations again in the backward pass, which saves memory and costs a third more computing; auto: where the GPU is too small without', choices=('auto','on','off'))
+    flag('--float8', False, 'matrix products of the layers in float8; needs torchao and an H100', action='store_true')
+    flag('--on-nan', 'stop', 'what to do where the loss or its gradient is no number: stop, or skip the step', choices=('stop','skip'))
+    flag('--on-spike', 'warn', 'what to do where the loss leaps (by six running standard deviations and half a nat)', choices=('warn','skip','stop'))
+    flag('--tracker', 'auto', 'where figures go beside metrics.jsonl; auto: wandb where it is installed, offline without a key', choices=('auto','wandb','tensorboard','none'))
+    flag('--plan', False, 'say what the training will need (parameters, memory, tokens, days), and do nothing', action='store_true')
+    flag('--smoke', None, 'try it for so many minutes (5, if none are given): tokens/s, MFU, memory, the largest batch, the time that the whole run will take; written to smoke.json and smoke.txt in --output-dir', nargs='?', const=5.0, type=number(float, 0.01))
     return p
 
 # %% ../nbs/12_train.ipynb #933bd979
@@ -89,9 +99,10 @@ def _kanzi_tokens(name:str|None, db, tokenizer, checkpoint:str, say):
     say(f'{path}: tokens of {len(tokens):,} proteins')
     return tokens
 
-# %% ../nbs/12_train.ipynb #853f2e17
-def _validation(rows, val, train, settings_positions:str, n:int, say):
+# %% ../nbs/12_train.ipynb #2e022257
+def _validation(acc, rows, val, train, positions:str, n:int, say):
     "An evaluation: nats of held-out proteins, beside those with a wrong sequence; the baselines are said at once"
+    import torch
     from structure_search.evaluate import teacher_forced, with_wrong_sequences
     from structure_search.metrics import bigram_entropy, unigram_entropy
     pairs, known = rows.proteins(val.some(n).keys), [x for _,x in rows.proteins(train.some(2000).keys)]
@@ -99,70 +110,86 @@ def _validation(rows, val, train, settings_positions:str, n:int, say):
     truth, size = [x for _,x in pairs], rows.vocab.n_structure
     base = dict(unigram_nats=unigram_entropy(known, truth, size), bigram_nats=bigram_entropy(known, truth, size))
     say(f'{len(pairs)} proteins to validate; entropy of their tokens: unigram {base["unigram_nats"]:.4f}, bigram {base["bigram_nats"]:.4f} nats/token (of {len(known):,} training proteins)')
+    def add(sums): return acc.reduce(torch.tensor(sums, dtype=torch.float32 if acc.device.type=='mps' else torch.float64, device=acc.device), 'sum').cpu().numpy()
+    def score(model, pairs): return teacher_forced(model, rows.vocab, pairs[acc.process_index::acc.num_processes], positions, add=add)
     def validate(step, model):
-        s = teacher_forced(model, rows.vocab, pairs, settings_positions)
+        s = score(model, pairs)
         out = dict(val_loss=s['nats'], val_eos_nats=s['eos_nats'], val_accuracy=s['accuracy'])
-        if len(pairs)>1: out['val_loss_wrong_sequence'] = teacher_forced(model, rows.vocab, with_wrong_sequences(pairs), settings_positions)['nats']
+        if len(pairs)>1: out['val_loss_wrong_sequence'] = score(model, with_wrong_sequences(pairs))['nats']
         return out|base, {}
     return validate
 
-def _prediction(rows, val, settings, n:int, main:bool):
+def _prediction(acc, rows, val, settings, n:int):
     "An evaluation: free-running prediction of fixed held-out proteins, with pictures, which the main process writes"
+    from structure_search.engines import shared
     from structure_search.evaluate import free_running, save_examples, summary
     from structure_search.predict import Predictor
     pairs = rows.proteins(val.some(n).keys)
     def predict(step, model):
-        found, guesses = free_running(Predictor(model, rows.vocab, rows.tokenizer, settings.positions), pairs)
-        files = save_examples(found, guesses, pairs, Path(settings.output_dir)/'samples'/f'step-{step:06d}') if main else {}
-        return {f'sample_{k}' if not k.startswith('rmsd') else k:v for k,v in summary(found).items()}, _media(files)
+        found = shared(acc, pairs, lambda mine: [*zip(*free_running(Predictor(model, rows.vocab, rows.tokenizer, settings.positions), mine))])
+        scores, guesses = map(list, zip(*found))
+        files = save_examples(scores, guesses, pairs, Path(settings.output_dir)/'samples'/f'step-{step:06d}') if acc.is_main_process else {}
+        media = {k:png for k,(png,_) in files.items()}|{f'{k} structure':pdb for k,(_,pdb) in files.items() if pdb}
+        return {f'sample_{k}' if not k.startswith('rmsd') else k:v for k,v in summary(scores).items()}, media
     return predict
 
-def _media(files:dict)->dict:
-    "Pictures and molecules for wandb, where a run is open"
-    wandb = sys.modules.get('wandb')        # where it isn't installed, there is no run
-    if not files or wandb is None or wandb.run is None: return {}
-    return {f'{which}':wandb.Image(str(png)) for which,(png,_) in files.items()}|{f'{which} structure':wandb.Molecule(str(pdb)) for which,(_,pdb) in files.items() if pdb}
+# %% ../nbs/12_train.ipynb #fed6ea1e
+def _settings(args, acc, model_config, train, say):
+    "Settings of a run from its flags; whether activations are kept is decided here"
+    from structure_search.training import Settings
+    s = Settings(**{k:v for k,v in vars(args).items() if k in Settings.__dataclass_fields__ and k!='activation_checkpointing'})
+    s.activation_checkpointing = args.activation_checkpointing=='on'
+    if args.activation_checkpointing=='auto' and acc.device.type=='cuda':
+        import torch
+        from structure_search.engines import engine
+        from structure_search.plan import needs_checkpointing
+        s.activation_checkpointing = needs_checkpointing(model_config, s.batch_size, s.max_length, torch.cuda.get_device_properties(acc.device).total_memory, engine(acc), acc.num_processes)
+        if s.activation_checkpointing: say('activations are computed again in the backward pass: with them, the batch would not fit this GPU (--activation-checkpointing off to try)')
+    return s
 
-# %% ../nbs/12_train.ipynb #d508bd5d
 def run(
     args:argparse.Namespace, # of `make_parser`
     alphabet:str, # '3di' or 'kanzi'
-    tokenizer=None, # a `KanziTokenizer`, for the Kanzi alphabet
+    tokenizer=None, # a `KanziTokenizer`, for the Kanzi alphabet; None with --plan, which doesn't need it
     about:dict|None=None, # what the model folder is to record
-)->dict: # as of `fit`
-    "Select, build, train"
+)->dict: # as of `fit`, or of `smoke`; the plan
+    "Select, build, train; or plan, or try"
     from structure_search.dataset import ProteinRows, select
+    from structure_search.engines import make_accelerator
     from structure_search.foldseek_db import PairedFoldseekDB
     from structure_search.model import build_model, make_vocab
-    from structure_search.training import Settings, fit, make_accelerator
-    acc = make_accelerator()
-    main = acc.is_main_process
-    say = print if main else lambda *_: None
+    acc = make_accelerator(args.gradient_accumulation_steps)
+    say = print if acc.is_main_process else lambda *_: None
     vocab = make_vocab(alphabet, args.model_name, args.vocab, 1000 if tokenizer is None else tokenizer.n_codes)
     with acc.local_main_process_first(): db = PairedFoldseekDB(args.db_path)         # the first to open a large database makes its files of columns
     tokens = None if tokenizer is None else _kanzi_tokens(args.kanzi_tokens, db, tokenizer, args.kanzi_checkpoint, say)
     train, val, words = select(db, alphabet, args.clusters, args.val_fraction, args.max_protein_length, args.max_length, args.keys, args.exclude, tokens)
     say(words)
+    if args.plan: return _plan(args, acc, vocab, train, say)
     if not len(val): say('no protein is held out: the evaluation below is on training proteins, and says nothing about others'); val = train
-    rows = ProteinRows(db, vocab, tokenizer, tokens=tokens)
-    settings = Settings(**{k:v for k,v in vars(args).items() if k in Settings.__dataclass_fields__})
-    evaluations = [(args.eval_interval, _validation(rows, val, train, args.positions, args.eval_samples, say)), (args.rmsd_eval_interval, _prediction(rows, val, settings, args.rmsd_eval_samples, main))]
-    model = build_model(args.model_name, vocab, args.pretrained, not args.no_flash_attn, args.seed, None if tokenizer is None else tokenizer.model.cfg.levels)
-    say(f'{args.model_name}: {sum(p.numel() for p in model.parameters())/1e6:,.1f} million parameters, {vocab.size:,} tokens, {model.config._attn_implementation} attention')
+    rows, kernel = ProteinRows(db, vocab, tokenizer, tokens=tokens), None if args.attention=='auto' else args.attention
+    model = build_model(args.model_name, vocab, args.pretrained, not args.no_flash_attn, args.seed, None if tokenizer is None else tokenizer.model.cfg.levels, kernel)
+    settings = _settings(args, acc, model.config, train, say)
+    evaluations = dict(validation=(args.eval_interval, _validation(acc, rows, val, train, args.positions, args.eval_samples, say)), prediction=(args.rmsd_eval_interval, _prediction(acc, rows, val, settings, args.rmsd_eval_samples)))
+    say(f'{args.model_name}: {sum(p.numel() for p in model.parameters())/1e6:,.1f} million parameters, {vocab.size:,} tokens, attention by {model.config._attn_implementation.removeprefix("packed-")}')
     about = dict(max_protein_length=args.max_protein_length, model_name=args.model_name)|(about or {})
+    if args.smoke:
+        from structure_search.smoke import smoke
+        return smoke(settings, model, rows, train, evaluations, about, args.smoke, say)
+    from structure_search.training import fit
     return fit(settings, model, rows, train, evaluations, about)
 
-# %% ../nbs/12_train.ipynb #7af71de5
+# %% ../nbs/12_train.ipynb #0ae8a3a7
 def command(
     prog:str, # name of the command, for its messages
     work, # what to do, without arguments
-)->int: # 0 done, 2 bad input, 130 interrupted
+)->int: # 0 done, 2 bad input or failure, 130 Ctrl-C, 75 told by a scheduler to end (put it into the queue again)
     "Do it, and turn what can go wrong into one line and an exit code"
     logging.basicConfig(format=f'{prog}: %(message)s', level=logging.WARNING)
     try: work()
     except KeyboardInterrupt as e:
         print(f'\n{prog}: interrupted'+('; the checkpoint is written, go on with --resume' if type(e).__name__=='Interrupted' else ''), file=sys.stderr)
-        return 130
+        return getattr(e, 'code', 130)
     except (OSError, ValueError, RuntimeError) as e:
         print(f'{prog}: {e}', file=sys.stderr)
         return 2

@@ -9,12 +9,13 @@ __all__ = ['main']
 import sys
 from .train import command, make_parser, run, tokenizer_flags
 
-# %% ../nbs/13_train_kanzi.ipynb #7e130ee1
+# %% ../nbs/13_train_kanzi.ipynb #209c9ec6
 def _train(args):
     "Load the tokenizer, then train"
+    if args.plan: return run(args, 'kanzi')
+    from structure_search.engines import make_accelerator
     from structure_search.kanzi_tokenizer import KanziTokenizer
-    from structure_search.training import make_accelerator
-    make_accelerator()          # each process has its own GPU from here on, and the tokenizer goes there
+    make_accelerator(args.gradient_accumulation_steps)          # each process has its own GPU from here on, and the tokenizer goes there
     tokenizer = KanziTokenizer.from_pretrained(args.kanzi_checkpoint, args.pose, dtype=args.dtype)
     run(args, 'kanzi', tokenizer, dict(kanzi=args.kanzi_checkpoint, kanzi_identity=tokenizer.identity, pose=tokenizer.pose))
 
