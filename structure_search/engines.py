@@ -5,27 +5,26 @@
 # %% auto #0
 __all__ = ['make_accelerator', 'engine', 'whole_weights', 'whole_moments', 'load_whole', 'plain_copy', 'all_agree']
 
-# %% ../nbs/10c_engines.ipynb #9ef79087
+# %% ../nbs/10c_engines.ipynb #55a56986
 import os
 import torch, torch.nn.functional as F
 from accelerate import Accelerator, DistributedType
 from accelerate.state import PartialState
-from accelerate.utils import FullyShardedDataParallelPlugin, InitProcessGroupKwargs, convert_outputs_to_fp32, gather_object
+from accelerate.utils import FullyShardedDataParallelPlugin, InitProcessGroupKwargs, convert_outputs_to_fp32, disable_fsdp_ram_efficient_loading, gather_object
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-# %% ../nbs/10c_engines.ipynb #417d6eb8
+# %% ../nbs/10c_engines.ipynb #2b2d5f51
 def _launched(engine:str)->bool: return os.environ.get(f'ACCELERATE_USE_{engine}', '').lower()=='true'
 
 def _bf16()->bool: return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 def _sharding()->FullyShardedDataParallelPlugin:
-    "Settings of FSDP2: those of the launcher, and fp32 for sums of gradients"
+    "Settings of FSDP2: those of the launcher, but sums of gradients in fp32, and each process makes its model itself"
     from torch.distributed.fsdp import MixedPrecisionPolicy
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if _bf16() else None
-    plugin = FullyShardedDataParallelPlugin(mixed_precision_policy=policy, cpu_ram_efficient_loading=False) if os.environ.get('FSDP_VERSION')=='2' else None
-    if plugin is None: raise ValueError('of FSDP, the second version is needed: `fsdp_version: 2`, as in configs/accelerate_fsdp.yaml')
-    return plugin
+    if os.environ.get('FSDP_VERSION')!='2': raise ValueError('of FSDP, the second version is needed: `fsdp_version: 2`, as in configs/accelerate_fsdp.yaml')
+    disable_fsdp_ram_efficient_loading()
+    return FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if _bf16() else None)
 
 # %% ../nbs/10c_engines.ipynb #0e972d20
 def make_accelerator(
@@ -173,3 +172,11 @@ def all_agree(
 def broadcast(acc, x):
     from accelerate.utils import broadcast_object_list
     return broadcast_object_list([x])[0]
+
+def shared(acc, items, work):
+    mine, error = [], None
+    try: mine = work(items[acc.process_index::acc.num_processes])
+    except (ValueError, RuntimeError, OSError) as e: error = f'{type(e).__name__} in process {acc.process_index}: {e}'
+    if (error := all_agree(acc, error)): raise RuntimeError(error)
+    parts, n = gather_object([mine]), acc.num_processes
+    return [parts[i%n][i//n] for i in range(len(items))]

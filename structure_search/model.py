@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'PRESETS', 'TINYLLAMA', 'preset_config', 'count_parameters', 'resolve', 'make_vocab', 'code_rows',
-           'build_model', 'save_model', 'load_model']
+           'model_config', 'build_model', 'save_model', 'load_model']
 
 # %% ../nbs/08_model.ipynb #dc116e95
 import json, logging, math
@@ -92,7 +92,18 @@ def code_rows(
         rows = rows+torch.randn(n, width)[digit]/2+(2*digit/(n-1)-1)[:,None]*torch.randn(width)
     return std*(rows/rows.std()+0.1*torch.randn(rows.shape))
 
-# %% ../nbs/08_model.ipynb #9f308d1a
+# %% ../nbs/08_model.ipynb #b9d33241
+def model_config(
+    name:str, # preset, folder or Hugging Face id
+    vocab:Vocab,
+): # of transformers
+    "Configuration of a model for a vocabulary, without its weights; raises ValueError for names that stand for nothing"
+    from transformers import AutoConfig
+    name = resolve(name)
+    config = preset_config(name, vocab) if name in PRESETS else _fetch(AutoConfig, name)
+    config.vocab_size, config.pad_token_id, config.bos_token_id, config.eos_token_id = vocab.size, vocab.PAD, None, vocab.EOS
+    return config
+
 def build_model(
     name:str, # preset, folder or Hugging Face id
     vocab:Vocab,
@@ -103,7 +114,7 @@ def build_model(
     kernel:str|None=None, # attention kernel of `kernels`; None: the best one here
 ): # transformers model, float32
     "Make a model for a vocabulary; raises ValueError for names that stand for nothing"
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     register()
     name, how = resolve(name, pretrained), dict(attn_implementation=f'packed-{kernel or choose_kernel(flash)}', dtype=torch.float32)
     torch.manual_seed(seed)
@@ -114,9 +125,7 @@ def build_model(
             for layer in (model.get_input_embeddings(), model.get_output_embeddings()): torch.nn.init.normal_(layer.weight, std=model.config.initializer_range)
         else: model.resize_token_embeddings(vocab.size)
     else:
-        config = preset_config(name, vocab) if name in PRESETS else _fetch(AutoConfig, name)
-        config.vocab_size, config.pad_token_id, config.bos_token_id, config.eos_token_id = vocab.size, vocab.PAD, None, vocab.EOS
-        model = AutoModelForCausalLM.from_config(config, **how)
+        model = AutoModelForCausalLM.from_config(model_config(name, vocab), **how)
     if levels is not None and (vocab.base is not None or not pretrained):
         with torch.no_grad():
             for layer in (model.get_input_embeddings(), model.get_output_embeddings()): layer.weight[vocab.first:vocab.first+vocab.n_structure] = code_rows(levels, layer.weight.shape[1], model.config.initializer_range)

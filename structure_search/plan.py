@@ -75,31 +75,32 @@ def activation_bytes(
     layer = (26*d+8*config.intermediate_size+4*A+4*G+4*H+8)*tokens
     return dict(layer=layer, layers=N*(4*d*tokens if checkpointing else layer), ends=(4*d+4*d+4+2*4*A//H+2*d/2)*tokens, logits=(2+4+4+4+2)*V*tokens/2, backward=layer/3+(layer if checkpointing else 0))
 
-# %% ../nbs/08b_plan.ipynb #d0020ade
-ENGINES = 'DDP', 'FSDP2', 'ZeRO-3'
+# %% ../nbs/08b_plan.ipynb #bad4d780
+ENGINES = {'one process':'', 'DDP':'', 'FSDP2':'weights gradients moments', 'ZeRO-1':'weights moments', 'ZeRO-2':'weights gradients moments', 'ZeRO-3':'weights gradients moments'}    # what GPUs share among them
 
 def memory_parts(
     config, # of transformers
     rows:int, # of a micro-batch
     max_length:int=1024, # tokens of a row
-    engine:str='DDP', # of ENGINES: 'DDP' has all on each GPU, the others split it
+    engine:str='DDP', # of ENGINES, also as 'DeepSpeed ZeRO-3'
     processes:int=1, # GPUs
     checkpointing:bool=False, # of activations
 )->dict[str,float]: # bytes
     "Memory of one GPU at its peak, by part; raises ValueError for an unknown engine"
-    if engine not in ENGINES: raise ValueError(f'engine {engine!r} is none of {", ".join(ENGINES)}')
-    p, n = parameters(config), processes if engine!='DDP' else 1
+    if (engine := engine.removeprefix('DeepSpeed ')) not in ENGINES: raise ValueError(f'engine {engine!r} is none of {", ".join(ENGINES)}')
+    p, share = parameters(config), lambda part: processes if part in ENGINES[engine].split() else 1
     all_, matrices = sum(p.values()), p['attention']+p['MLP']+p['head']
     layer, ends = (p['attention']+p['MLP'])/config.num_hidden_layers, p['embedding']+p['head']
-    whole = 2*matrices if engine=='DDP' else (2*2+4)*layer+2*ends
+    whole = (2*2+4)*layer+2*ends if engine in ('FSDP2','ZeRO-3') and processes>1 else 2*matrices
     a = activation_bytes(config, rows*max_length, checkpointing)
-    out = dict(weights=4*all_/n, gradients=4*all_/n, moments=8*all_/n, buckets=4.0*all_ if engine=='DDP' and processes>1 else 0.0)|{'bf16 weights':float(whole), 'activations':a['layers']+a['ends'], 'backward':max(a['logits'], a['backward'])}
+    out = {part:size*all_/share(part) for part,size in (('weights', 4), ('gradients', 4), ('moments', 8))}|dict(buckets=4.0*all_ if engine=='DDP' and processes>1 else 0.0)|{'bf16 weights':float(whole), 'activations':a['layers']+a['ends'], 'backward':max(a['logits'], a['backward'])}
     return out|dict(allowance=2e9+0.05*(out['activations']+out['backward']))
 
 def largest_rows(
     config, # of transformers
+    max_length:int=1024, # tokens of a row
     memory:float=80e9, # of a GPU, bytes
-    max_length:int=1024, engine:str='DDP', processes:int=1, checkpointing:bool=False, # as in `memory_parts`
+    engine:str='DDP', processes:int=1, checkpointing:bool=False, # as in `memory_parts`
 )->int: # rows; 0: not even one
     "The largest micro-batch that fits"
     none, one = (sum(memory_parts(config, rows, max_length, engine, processes, checkpointing).values()) for rows in (0, 1))
@@ -108,11 +109,12 @@ def largest_rows(
 def needs_checkpointing(
     config, # of transformers
     rows:int, # of a micro-batch
+    max_length:int=1024, # tokens of a row
     memory:float=80e9, # of a GPU, bytes
-    max_length:int=1024, engine:str='DDP', processes:int=1, # as in `memory_parts`
+    engine:str='DDP', processes:int=1, # as in `memory_parts`
 )->bool:
     "Must activations be made again for this micro-batch to fit? (Whether it fits then, `largest_rows` knows)"
-    return rows>largest_rows(config, memory, max_length, engine, processes)
+    return rows>largest_rows(config, max_length, memory, engine, processes)
 
 # %% ../nbs/08b_plan.ipynb #8c546271
 @dataclass
@@ -189,7 +191,7 @@ class Plan:
         rate = self.tokens_per_second(share)
         return rate and self.tokens/rate/86400
 
-# %% ../nbs/08b_plan.ipynb #8a6412cd
+# %% ../nbs/08b_plan.ipynb #0c3490a0
 def make_plan(
     config, # of transformers
     lengths:np.ndarray, # residues of each training protein, (N,)
@@ -207,7 +209,7 @@ def make_plan(
 )->Plan:
     "Plan a training; raises ValueError for models without Llama's shape and proteins that fit into no row"
     memory, how = memory or MEMORY, dict(max_length=max_length, engine=engine, processes=processes)
-    largest = tuple(largest_rows(config, memory, checkpointing=ck, **how) for ck in (False, True))
+    largest = tuple(largest_rows(config, memory=memory, checkpointing=ck, **how) for ck in (False, True))
     if checkpointing is None: checkpointing = rows>largest[0]
     epoch = packing(lengths, rows*accumulation*processes, max_length, seed, block)
     steps = min(epoch.steps*epochs, max_steps if max_steps>0 else epoch.steps*epochs)

@@ -36,7 +36,7 @@ def smoothed(
     ok, ones = np.isfinite(y), np.ones(max(1, min(n, len(y))))
     return np.where(ok, np.convolve(np.where(ok, y, 0), ones, 'same')/np.maximum(np.convolve(ok, ones, 'same'), 1), np.nan)
 
-# %% ../nbs/18b_plot_run.ipynb #25ca16fa
+# %% ../nbs/18b_plot_run.ipynb #286601b8
 PANELS = [('loss','val_loss','val_loss_wrong_sequence','unigram_nats','bigram_nats'), ('learning_rate',), ('grad_norm',), ('tokens_per_second','residues_per_second'), ('useful','mfu'), ('rmsd_median','rmsd_mean'), ('val_accuracy','sample_token_accuracy')]
 
 def panels(
@@ -44,7 +44,7 @@ def panels(
     figures:list[str]|None=None, # to draw; None: those of `PANELS`
 )->list[list[str]]: # figures of each panel
     "What there is to draw; ValueError for figures that no run has"
-    there = {k for rows in runs.values() for r in rows for k in r}-{'step'}
+    there = {k for rows in runs.values() for r in rows for k,v in r.items() if not isinstance(v, str)}-{'step'}
     if (missing := [k for k in figures or () if k not in there]): raise ValueError(f'no figure {", ".join(missing)} in the log; there are {", ".join(sorted(there))}')
     rest = [(k,) for k in figures or () if not any(k in p for p in PANELS)]
     out = [[k for k in p if k in there and (figures is None or k in figures)] for p in [*PANELS, *rest]]

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 log = logging.getLogger('structure_search')
 
-# %% ../nbs/10b_run_log.ipynb #10292dfa
+# %% ../nbs/10b_run_log.ipynb #9eb6685a
 FIGURES = { # name -> unit, meaning
     'loss':('nats a structure token', 'training loss, mean over all tokens since the last line'),
     'eos_nats':('nats a protein', 'training loss of <EOS>, which the loss above leaves out'),
@@ -25,6 +25,7 @@ FIGURES = { # name -> unit, meaning
     'tokens_seen':('tokens', 'of proteins, since the run began'), 'epoch':('', 'how often each protein was seen'),
     'seconds':('s', 'of training since the run began, without evaluations and checkpoints'),
     'memory_gb':('GB', 'most memory that the first GPU has held'),
+    'evaluation':('text', 'which one a line is of; lines of training have none'),
     'skipped':('proteins', 'that could not be read'), 'skipped_steps':('steps', 'that were not applied'),
     'val_loss':('nats a structure token', 'loss of held-out proteins, all earlier tokens being true'),
     'val_eos_nats':('nats a protein', 'the same of <EOS>'), 'val_accuracy':('share', 'of their tokens that are right, all earlier ones being true'),
@@ -143,7 +144,7 @@ def _forget_later(file:Path, step:int):
     with open(new, 'w', encoding='utf-8', newline='\n') as f: f.write(kept); f.flush(); os.fsync(f.fileno())
     os.replace(new, file)
 
-# %% ../nbs/10b_run_log.ipynb #3e40bcf3
+# %% ../nbs/10b_run_log.ipynb #0f117942
 def _says(e:BaseException)->str: return (str(e).strip() or type(e).__name__).splitlines()[0]
 def _installed(name:str)->bool: return (spec := find_spec(name)) is not None and spec.origin is not None      # a folder of that name in the working directory is none
 
@@ -197,7 +198,7 @@ class _TensorBoard:
         self.writer.add_text('settings', f'```\n{json.dumps(config, indent=1, default=str)}\n```', resume_step or 0)
     def __call__(self, step, figures, media):
         from matplotlib.image import imread
-        for k,v in figures.items(): self.writer.add_scalar(k, v, step)
+        for k,v in figures.items(): isinstance(v, (int, float)) and self.writer.add_scalar(k, v, step)
         for k,v in media.items(): str(v).endswith('.png') and self.writer.add_image(k, imread(v), step, dataformats='HWC')
         self.writer.flush()
     def close(self): self.writer.close()
@@ -211,7 +212,7 @@ def _start(tracker:str, folder:Path, config:dict, resume_step:int|None):
     run = start_wandb(folder, config, resume_step is not None) if _installed('wandb') else log.warning('wandb is not installed: figures go to metrics.jsonl alone')
     return run and _Wandb(run)
 
-# %% ../nbs/10b_run_log.ipynb #aeb82869
+# %% ../nbs/10b_run_log.ipynb #75e1ed2b
 class RunLog:
     "Figures of a run, to metrics.jsonl and a tracker; made in the main process alone"
     def __init__(self,
@@ -228,7 +229,7 @@ class RunLog:
         self.tracker = _start(tracker, self.path.parent, config, resume_step)
     def __call__(self,
         step:int,
-        figures:dict, # name -> number; names as in `FIGURES`
+        figures:dict, # name -> number or text; names as in `FIGURES`
         media:dict|None=None, # name -> .png or .pdb file, or what wandb takes; for the tracker alone
     ):
         "Write figures"

@@ -133,7 +133,7 @@ def _prediction(acc, rows, val, settings, n:int):
         return {f'sample_{k}' if not k.startswith('rmsd') else k:v for k,v in summary(scores).items()}, media
     return predict
 
-# %% ../nbs/12_train.ipynb #fed6ea1e
+# %% ../nbs/12_train.ipynb #de318719
 def _settings(args, acc, model_config, train, say):
     "Settings of a run from its flags; whether activations are kept is decided here"
     from structure_search.training import Settings
@@ -141,11 +141,27 @@ def _settings(args, acc, model_config, train, say):
     s.activation_checkpointing = args.activation_checkpointing=='on'
     if args.activation_checkpointing=='auto' and acc.device.type=='cuda':
         import torch
-        from structure_search.engines import engine
         from structure_search.plan import needs_checkpointing
-        s.activation_checkpointing = needs_checkpointing(model_config, s.batch_size, s.max_length, torch.cuda.get_device_properties(acc.device).total_memory, engine(acc), acc.num_processes)
+        s.activation_checkpointing = needs_checkpointing(model_config, s.batch_size, torch.cuda.get_device_properties(acc.device).total_memory, s.max_length, _engine(acc), acc.num_processes)
         if s.activation_checkpointing: say('activations are computed again in the backward pass: with them, the batch would not fit this GPU (--activation-checkpointing off to try)')
     return s
+
+def _engine(acc)->str:
+    "Name of the engine for the plan"
+    from structure_search.engines import engine
+    name = engine(acc).removeprefix('DeepSpeed ')
+    return name if name in ('FSDP2','ZeRO-3') else 'DDP'
+
+def _plan(args, acc, vocab, train, say):
+    "Say what the training will need"
+    import torch
+    from structure_search.model import model_config
+    from structure_search.plan import make_plan, plan_text
+    gpu = dict(gpu=torch.cuda.get_device_name(), memory=torch.cuda.get_device_properties(acc.device).total_memory) if acc.device.type=='cuda' else {}
+    plan = make_plan(model_config(args.model_name, vocab), train.lengths, args.batch_size, args.gradient_accumulation_steps, acc.num_processes, args.max_length, args.num_epochs, args.max_steps,
+                     engine=_engine(acc), checkpointing=dict(on=True, off=False).get(args.activation_checkpointing), seed=args.seed, block=args.shuffle_block, **gpu)
+    say(f'{args.model_name}'+('' if gpu else '; no GPU here: an H100 of 80 GB is assumed')+f'\n{plan_text(plan)}')
+    return plan
 
 def run(
     args:argparse.Namespace, # of `make_parser`

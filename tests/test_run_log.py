@@ -18,7 +18,7 @@ def a_run(folder:Path, n:int=30, **more)->Path:
     "A made-up run"
     note = RunLog(folder, {}, 'none')
     for step in range(1, n+1): note(step, dict(loss=3-step/n, grad_norm=1/step, tokens_per_second=100.0+step, tokens_seen=step*1000, seconds=step*60)|more)
-    note(n, dict(val_loss=2.5, unigram_nats=2.9)); note.close()
+    note(n, dict(evaluation='validation', val_loss=2.5, unigram_nats=2.9)); note.close()
     return folder
 
 # the file
@@ -137,7 +137,7 @@ def test_wandb_offline_goes_on_and_may_die(tmp_path):
 def test_tensorboard(tmp_path):
     events = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
     note = RunLog(tmp_path, dict(a=1), 'tensorboard')
-    for step in (1, 2, 3): note(step, dict(loss=1/step, none=None))
+    for step in (1, 2, 3): note(step, dict(loss=1/step, none=None, evaluation='text'))
     note.close()
     note = RunLog(tmp_path, dict(a=1), 'tensorboard', resume_step=2); note(3, dict(loss=7.0)); note.close()
     found = events.EventAccumulator(str(tmp_path/'tensorboard')); found.Reload()

@@ -1,8 +1,8 @@
-"""What each process of tests/test_engines.py does: `python worker_engines.py out.json [states of another run]`, alone or started by `accelerate launch`.
+"""What each process of tests/test_engines.py does: `python worker_engines.py out.json [the out.json of another run]`, alone or started by `accelerate launch`.
 
-Three steps, each of four micro-batches of unequal numbers of tokens, dealt out to the processes; before them, with the states of another run, its third step.
+Three steps, each of four micro-batches of unequal numbers of tokens, dealt out to the processes; before them, with what another run saved, that run's third step.
 """
-import json, sys
+import json, os, sys
 from pathlib import Path
 import torch, torch.nn.functional as F
 from safetensors import safe_open
@@ -53,8 +53,7 @@ def load(acc, model, opt, file:Path):
         return all(t.equal(f.get_tensor(n)) for n,t in whole(acc, model, opt).items())
 
 def main(out:Path, given:Path|None=None):
-    acc = make_accelerator(4 if given is None else 2)
-    if acc.num_processes==1: acc.gradient_accumulation_steps = 4
+    acc = make_accelerator(4//int(os.environ.get('WORLD_SIZE', 1)))
     model = build_model('nano', VOCAB, kernel='each', seed=0)
     model, opt = acc.prepare(model, make_optimizer(model))
     model.train()
@@ -73,6 +72,9 @@ def main(out:Path, given:Path|None=None):
         said['steps'].append(step(acc, model, opt, n))
         if n==1: save('two')
     save('end')
+    load(acc, model, opt, out.with_suffix('.two'))
+    step(acc, model, opt, 2)
+    with safe_open(out.with_suffix('.end'), 'pt') as f: said['goes on to the bit'] = all(t.equal(f.get_tensor(n)) for n,t in whole(acc, model, opt).items())
     ids = micro_batch(0)[0].to(acc.device)
     def logits(m):
         with torch.no_grad(): return m(input_ids=ids, use_cache=False).logits
