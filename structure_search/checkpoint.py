@@ -101,15 +101,20 @@ def write_checkpoint(
         raise CheckpointError(f'{place} could not be written: {e}. {f"{before[0]} is whole" if before else "There is none before it"}; make room, or choose another --output-dir, and go on with --resume') from None
     return place
 
-# %% ../nbs/10d_checkpoint.ipynb #40d17587
+# %% ../nbs/10d_checkpoint.ipynb #de33ffad
+def _whole(x)->bool: return type(x) is int and 0<=x<1<<62
+
+def _numbers(x)->bool: return x is None or (isinstance(x, dict) and all(type(v) in (int, float) for v in x.values()))
+
 def read_progress(
     path:Path, # a checkpoint
-)->dict:
+)->dict: # 'step', 'place' (two numbers), 'total', 'same', and what else was written
     "What was written down beside the weights; raises `CheckpointError`"
-    try: progress = json.loads((path/'progress.json').read_text())
-    except (OSError, ValueError) as e: raise CheckpointError(f'{path/"progress.json"} cannot be read ({e})') from None
-    if not isinstance(progress, dict) or not {'step','place','total','same'}<=progress.keys(): raise CheckpointError(f'{path/"progress.json"} is not of a run')
-    return progress
+    try: p = json.loads((path/'progress.json').read_text())
+    except (OSError, ValueError, RecursionError) as e: raise CheckpointError(f'{path/"progress.json"} cannot be read ({e})') from None
+    ok = isinstance(p, dict) and _whole(p.get('step')) and _whole(p.get('total')) and isinstance(p.get('same'), dict) and all(_numbers(p.get(k)) for k in ('meter','watch'))
+    if not ok or not (isinstance(p.get('place'), list) and len(p['place'])==2 and all(map(_whole, p['place']))): raise CheckpointError(f'{path/"progress.json"} is not of a run')
+    return p
 
 def newest(
     folder:Path, # of a run's checkpoints

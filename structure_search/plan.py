@@ -64,7 +64,7 @@ def peak_flops(
     words = name.replace('-', ' ').split()
     return next((1e12*x for k,x in PEAK.items() if any(words[i:i+len(k.split())]==k.split() for i in range(len(words)))), None)
 
-# %% ../nbs/08b_plan.ipynb #f45c73a8
+# %% ../nbs/08b_plan.ipynb #e188c978
 def activation_bytes(
     config, # of transformers
     tokens:int, # of a micro-batch; half of them are asked
@@ -73,7 +73,7 @@ def activation_bytes(
     "Memory of the activations of a micro-batch, for Llama in eager mode under bf16 autocast with a flash kernel"
     d, N, V, H, (A, G) = config.hidden_size, config.num_hidden_layers, config.vocab_size, config.num_attention_heads, _widths(config)
     layer = (26*d+8*config.intermediate_size+4*A+4*G+4*H+8)*tokens
-    return dict(layer=layer, layers=N*(4*d*tokens if checkpointing else layer), ends=(4*d+4*d+4+2*4*A//H+2*d/2)*tokens, logits=(2+4+4+4+2)*V*tokens/2, backward=layer/3+(layer if checkpointing else 0))
+    return dict(layer=layer, layers=N*(4*d*tokens if checkpointing else layer), ends=(4*d+4*d+4+2*4*A//H+2*d/2)*tokens, logits=12*V*tokens/2, backward=(1.1 if checkpointing else 0.25)*layer)
 
 # %% ../nbs/08b_plan.ipynb #bad4d780
 ENGINES = {'one process':'', 'DDP':'', 'FSDP2':'weights gradients moments', 'ZeRO-1':'weights moments', 'ZeRO-2':'weights gradients moments', 'ZeRO-3':'weights gradients moments'}    # what GPUs share among them

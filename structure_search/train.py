@@ -133,33 +133,29 @@ def _prediction(acc, rows, val, settings, n:int):
         return {f'sample_{k}' if not k.startswith('rmsd') else k:v for k,v in summary(scores).items()}, media
     return predict
 
-# %% ../nbs/12_train.ipynb #de318719
-def _settings(args, acc, model_config, train, say):
+# %% ../nbs/12_train.ipynb #89d007a0
+def _settings(args, acc, config, say):
     "Settings of a run from its flags; whether activations are kept is decided here"
     from structure_search.training import Settings
     s = Settings(**{k:v for k,v in vars(args).items() if k in Settings.__dataclass_fields__ and k!='activation_checkpointing'})
     s.activation_checkpointing = args.activation_checkpointing=='on'
     if args.activation_checkpointing=='auto' and acc.device.type=='cuda':
         import torch
+        from structure_search.engines import engine
         from structure_search.plan import needs_checkpointing
-        s.activation_checkpointing = needs_checkpointing(model_config, s.batch_size, torch.cuda.get_device_properties(acc.device).total_memory, s.max_length, _engine(acc), acc.num_processes)
+        s.activation_checkpointing = needs_checkpointing(config, s.batch_size, s.max_length, torch.cuda.get_device_properties(acc.device).total_memory, engine(acc), acc.num_processes)
         if s.activation_checkpointing: say('activations are computed again in the backward pass: with them, the batch would not fit this GPU (--activation-checkpointing off to try)')
     return s
-
-def _engine(acc)->str:
-    "Name of the engine for the plan"
-    from structure_search.engines import engine
-    name = engine(acc).removeprefix('DeepSpeed ')
-    return name if name in ('FSDP2','ZeRO-3') else 'DDP'
 
 def _plan(args, acc, vocab, train, say):
     "Say what the training will need"
     import torch
+    from structure_search.engines import engine
     from structure_search.model import model_config
     from structure_search.plan import make_plan, plan_text
     gpu = dict(gpu=torch.cuda.get_device_name(), memory=torch.cuda.get_device_properties(acc.device).total_memory) if acc.device.type=='cuda' else {}
     plan = make_plan(model_config(args.model_name, vocab), train.lengths, args.batch_size, args.gradient_accumulation_steps, acc.num_processes, args.max_length, args.num_epochs, args.max_steps,
-                     engine=_engine(acc), checkpointing=dict(on=True, off=False).get(args.activation_checkpointing), seed=args.seed, block=args.shuffle_block, **gpu)
+                     engine=engine(acc), checkpointing=dict(on=True, off=False).get(args.activation_checkpointing), seed=args.seed, block=args.shuffle_block, **gpu)
     say(f'{args.model_name}'+('' if gpu else '; no GPU here: an H100 of 80 GB is assumed')+f'\n{plan_text(plan)}')
     return plan
 
@@ -185,7 +181,7 @@ def run(
     if not len(val): say('no protein is held out: the evaluation below is on training proteins, and says nothing about others'); val = train
     rows, kernel = ProteinRows(db, vocab, tokenizer, tokens=tokens), None if args.attention=='auto' else args.attention
     model = build_model(args.model_name, vocab, args.pretrained, not args.no_flash_attn, args.seed, None if tokenizer is None else tokenizer.model.cfg.levels, kernel)
-    settings = _settings(args, acc, model.config, train, say)
+    settings = _settings(args, acc, model.config, say)
     evaluations = dict(validation=(args.eval_interval, _validation(acc, rows, val, train, args.positions, args.eval_samples, say)), prediction=(args.rmsd_eval_interval, _prediction(acc, rows, val, settings, args.rmsd_eval_samples)))
     say(f'{args.model_name}: {sum(p.numel() for p in model.parameters())/1e6:,.1f} million parameters, {vocab.size:,} tokens, attention by {model.config._attn_implementation.removeprefix("packed-")}')
     about = dict(max_protein_length=args.max_protein_length, model_name=args.model_name)|(about or {})

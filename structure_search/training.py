@@ -7,7 +7,7 @@ __all__ = ['log', 'COUNTS', 'OF_A_RUN', 'Settings', 'learning_rate', 'token_loss
            'optimizer_step', 'prepare_model', 'fixed_shape', 'layers', 'save_state', 'load_state', 'set_aside',
            'Interrupted', 'Stop', 'check_room', 'fit']
 
-# %% ../nbs/11_training.ipynb #4b2e8864
+# %% ../nbs/11_training.ipynb #22f235ca
 import json, logging, math, os, shutil, signal, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 from .attention import attention_inputs
 from .batches import StepPlan, micro_batches, pack, prefetch
@@ -88,7 +89,7 @@ def make_optimizer(
     groups = [dict(params=[p for p in model.parameters() if (p.ndim>1 and id(p) not in emb)==decays], weight_decay=weight_decay if decays else 0.0) for decays in (True, False)]
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
 
-# %% ../nbs/11_training.ipynb #b30413c8
+# %% ../nbs/11_training.ipynb #51e08de4
 COUNTS = 'asked', 'residues', 'proteins', 'tokens', 'computed', 'flop', 'skipped', 'save', 'interrupt', 'terminate'
 
 def counts(
@@ -132,13 +133,13 @@ def optimizer_step(
         sums += torch.stack([losses.detach()[~end].sum(), losses.detach()[end].sum()])
     norm = acc.clip_grad_norm_(model.parameters(), 1.0)
     out['nats'], out['eos_nats'] = acc.reduce(sums, 'sum').tolist()
-    out['grad_norm'] = None if norm is None else float(norm)
+    out['grad_norm'] = None if norm is None else float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
     out['verdict'] = 'ok' if judge is None else judge(out['nats']/max(1, out['residues']), out['grad_norm'])
     if out['verdict']=='ok': opt.step()
     opt.zero_grad()
     return out
 
-# %% ../nbs/11_training.ipynb #b1f6d9a8
+# %% ../nbs/11_training.ipynb #7c254dda
 def prepare_model(
     model, # of transformers
     settings:Settings,
@@ -150,7 +151,9 @@ def prepare_model(
         except ImportError: raise ValueError('--float8 needs torchao: uv pip install torchao') from None
         if not cuda or torch.cuda.get_device_capability()<(8, 9): raise ValueError('--float8 needs a GPU with float8 matrix products (compute capability 8.9, such as H100)')
         convert_to_float8_training(model, module_filter_fn=lambda m, name: 'lm_head' not in name and m.in_features%16==m.out_features%16==0)
-    if settings.activation_checkpointing: model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False))
+    if settings.activation_checkpointing:
+        if hasattr(model, 'activation_checkpointing_enable'): model.activation_checkpointing_enable(dict(use_reentrant=False))
+        else: model.gradient_checkpointing_enable(dict(use_reentrant=False))        # its name in older versions of transformers
     if settings.compile=='on' or (settings.compile=='auto' and cuda):
         for layer in layers(model): layer.compile(dynamic=False)
     return model

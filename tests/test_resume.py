@@ -1,0 +1,136 @@
+"""A run that is killed again and again, at any moment, is the run that nobody disturbed: the same figures and weights to the last bit.
+
+The moments: in a step, while a checkpoint is written, sealed, moved, verified, published, in an evaluation, in the middle of a line of the log; and at random ones.
+"""
+import json, os, random, resource, signal, subprocess, sys, time
+from pathlib import Path
+import numpy as np, pytest
+from safetensors.numpy import load_file
+from structure_search import train
+from structure_search.checkpoint import checkpoints, newest, verify
+from structure_search.foldseek_db import PairedFoldseekDB, demo_db, write_db
+from structure_search.training import _Run
+
+HERE = Path(__file__).parent
+FLAGS = ('--model-name nano --max-length 170 --val-fraction 0.1 --batch-size 2 --gradient-accumulation-steps 2 --learning-rate 1e-3 --num-epochs 5 --log-interval 3 --save-interval 4 --save-minutes 0 '
+         '--eval-interval 5 --eval-samples 4 --rmsd-eval-interval 8 --rmsd-eval-samples 2').split()
+ENV = os.environ|{'OMP_NUM_THREADS':'1', 'HF_HUB_OFFLINE':'1', 'WANDB_MODE':'disabled', 'CUDA_VISIBLE_DEVICES':'', 'PYTHONUNBUFFERED':'1'}
+
+@pytest.fixture(scope='module')
+def db(tmp_path_factory)->Path:
+    "42 chains of 30-80 residues; an epoch doesn't divide by steps, nor steps by intervals"
+    demo = PairedFoldseekDB(demo_db())
+    short = demo.keys[(demo.residues()>=30)&(demo.residues()<=80)][:42]
+    return write_db(tmp_path_factory.mktemp('db')/'short', [demo[int(k)] for k in short]).path
+
+@pytest.fixture(scope='module')
+def undisturbed(db, tmp_path_factory)->Path:
+    "The run that nobody disturbed, in a process like the others"
+    out = tmp_path_factory.mktemp('undisturbed')/'run'
+    assert start(db, out).wait(timeout=300)==0
+    return out
+
+def start(db:Path, out:Path, where:str='-', n:int=0, *flags)->subprocess.Popen:
+    return subprocess.Popen([sys.executable, str(HERE/'dies.py'), where, str(n), '--db-path', str(db), '--output-dir', str(out), *FLAGS, *flags], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+def figures(out:Path)->list[dict]:
+    "All lines of the log without what depends on the clock"
+    clock = 'seconds', 'tokens_per_second', 'residues_per_second'
+    return [{k:v for k,v in json.loads(l).items() if k not in clock} for l in open(out/'metrics.jsonl')]
+
+def same_run(a:Path, b:Path):
+    rows = [sorted(figures(x), key=lambda r: (r['step'], r.get('evaluation', ''))) for x in (a, b)]
+    assert rows[0]==rows[1]
+    assert sum('loss' in r for r in rows[0])>4 and {r.get('evaluation') for r in rows[0]}>={'validation','prediction'}
+    for x in (a, b): verify(newest(x/'checkpoints')[0])
+    for name in ('model.safetensors', 'optimizer.safetensors'):
+        wa, wb = (load_file(newest(x/'checkpoints')[0]/name) for x in (a, b))
+        assert wa.keys()==wb.keys() and all(np.array_equal(wa[k], wb[k]) for k in wa), name
+    assert not [*b.glob('checkpoints/.step*')] and (b/'model.safetensors').read_bytes()==(newest(b/'checkpoints')[0]/'model.safetensors').read_bytes()
+
+def test_killed_at_chosen_moments(db, undisturbed, tmp_path):
+    out, T, C = tmp_path/'run', 'structure_search.training', 'structure_search.checkpoint'
+    moments = [(f'{T}:optimizer_step', 6), (f'{C}:seal', 2), (f'{C}:verify', 2), (f'{T}:publish', 1), ('structure_search.evaluate:teacher_forced', 2), ('structure_search.predict:generate', 1)]
+    for where,n in moments:
+        p = start(db, out, where, n, '--resume', 'auto')
+        assert p.wait(timeout=300)==-signal.SIGKILL, (where, p.stderr.read()[-2000:])
+        with open(out/'metrics.jsonl', 'a') as f: f.write('{"step": 3, "lo')         # and the log was cut in a line
+    p = start(db, out, '-', 0, '--resume', 'auto')
+    assert p.wait(timeout=300)==0, p.stderr.read()[-2000:]
+    same_run(undisturbed, out)
+
+def test_killed_at_random_moments(db, undisturbed, tmp_path):
+    out, rng, lives = tmp_path/'run', random.Random(), 0
+    seed = rng.randrange(10**6); rng.seed(seed)
+    while True:
+        p, lives = start(db, out, '-', 0, '--resume', 'auto'), lives+1
+        if lives<4:
+            until = time.monotonic()+60                 # imports take some seconds: the clock starts when the first steps can be there
+            before = (out/'metrics.jsonl').stat().st_size if (out/'metrics.jsonl').exists() else 0
+            while p.poll() is None and time.monotonic()<until and not ((out/'metrics.jsonl').exists() and (out/'metrics.jsonl').stat().st_size!=before): time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.6))
+            p.kill()
+        code = p.wait(timeout=300)
+        if code==0: break
+        assert code==-signal.SIGKILL and lives<6, (seed, code, p.stderr.read()[-2000:])
+    same_run(undisturbed, out)
+
+def test_damaged_checkpoint_and_the_one_before(db, undisturbed, tmp_path):
+    "A bit flips in the newest checkpoint: it is noticed, and the one before gives the same run"
+    out = tmp_path/'run'
+    assert start(db, out, 'structure_search.training:optimizer_step', 11).wait(timeout=300)==-signal.SIGKILL
+    new, old = checkpoints(out/'checkpoints')
+    data = bytearray((new/'optimizer.safetensors').read_bytes())
+    data[len(data)//2] ^= 1
+    (new/'optimizer.safetensors').write_bytes(data)
+    p = start(db, out, '-', 0, '--resume', 'auto')
+    said = p.communicate(timeout=300)[1]
+    assert p.returncode==0 and 'is damaged' in said and f'The checkpoint before it is used: {old.name}' in said, said[-2000:]
+    same_run(undisturbed, out)
+
+@pytest.mark.parametrize('sig', [signal.SIGTERM, signal.SIGUSR1])
+def test_told_to_end(sig, db, undisturbed, tmp_path, monkeypatch, capsys):
+    "A scheduler's signal: a checkpoint, and the exit code that says 'again'"
+    before, out = _Run.after, tmp_path/'run'
+    def after(self, out, rate):
+        before(self, out, rate)
+        if self.step==6: os.kill(os.getpid(), sig)
+    with monkeypatch.context() as m:
+        m.setattr(_Run, 'after', after)
+        assert train.main(['--db-path', str(db), '--output-dir', str(out), *FLAGS])==75
+    assert 'go on with --resume' in capsys.readouterr().err and newest(out/'checkpoints')[1]['step']==7
+    assert train.main(['--db-path', str(db), '--output-dir', str(out), *FLAGS, '--resume'])==0
+    same_run(undisturbed, out)
+
+def test_full_disk(db, tmp_path):
+    "No file may grow beyond 1 MB: the checkpoint is refused in one line, nothing half-written stays; with room again, the run begins anew"
+    flags = [sys.executable, '-m', 'structure_search.train', '--db-path', str(db), '--output-dir', str(tmp_path/'run'), *FLAGS, '--max-steps', '4']
+    r = subprocess.run(flags, env=ENV, capture_output=True, text=True, timeout=300, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1<<20, 1<<20)))
+    assert r.returncode==2 and 'step-00000004 could not be written' in r.stderr and 'make room' in r.stderr and 'Traceback' not in r.stderr, r.stderr[-2000:]
+    assert [*(tmp_path/'run'/'checkpoints').iterdir()]==[] and (tmp_path/'run'/'metrics.jsonl').exists()
+    assert train.main([*flags[3:], '--resume', 'auto'])==0
+
+def test_folder_that_cannot_be_written(db, tmp_path, capsys):
+    (tmp_path/'file').write_text('no folder')
+    assert train.main(['--db-path', str(db), '--output-dir', str(tmp_path/'file'/'run'), *FLAGS])==2
+    assert 'cannot be written' in capsys.readouterr().err
+    if os.geteuid():            # root may write anywhere
+        (tmp_path/'closed').mkdir(mode=0o500)
+        assert train.main(['--db-path', str(db), '--output-dir', str(tmp_path/'closed'/'run'), *FLAGS])==2
+        assert 'cannot be written' in capsys.readouterr().err
+
+def test_hostile_checkpoint(db, tmp_path, capsys):
+    "A checkpoint from elsewhere whose hashes are right and whose contents are not: one line, and no code is run"
+    out = tmp_path/'run'
+    assert train.main(['--db-path', str(db), '--output-dir', str(out), *FLAGS, '--max-steps', '4'])==0
+    path = newest(out/'checkpoints')[0]
+    from structure_search.checkpoint import MANIFEST, seal
+    def again(name, data):
+        (path/name).write_bytes(data); (path/MANIFEST).unlink(); seal(path)
+        code = train.main(['--db-path', str(db), '--output-dir', str(out), *FLAGS, '--max-steps', '8', '--resume'])
+        return code, capsys.readouterr().err
+    good = {f.name:f.read_bytes() for f in path.iterdir()}
+    for name,data in (('progress.json', b'[]'), ('progress.json', b'{"step": "x", "place": 3, "total": null, "same": 1}'), ('optimizer.safetensors', b'\x80\x04.'), ('model.safetensors', good['optimizer.safetensors'])):
+        code, said = again(name, data)
+        assert code==2 and 'Traceback' not in said and len(said.strip().splitlines()[-1])<2000, (name, said[-2000:])
+        (path/name).write_bytes(good[name])
