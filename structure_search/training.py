@@ -227,7 +227,7 @@ def set_aside(
     for f in there: f.rename(folder/f'previous-{n}'/f.name)
     return folder/f'previous-{n}'
 
-# %% ../nbs/11_training.ipynb #ad6370e1
+# %% ../nbs/11_training.ipynb #e990e114
 class Interrupted(KeyboardInterrupt):
     "The run was stopped by a signal, after a checkpoint was written; `code` is the exit code"
     def __init__(self, code:int=130):
@@ -241,6 +241,8 @@ class Stop:
         if sig!=signal.SIGINT: self.terminate = True
         elif not self.interrupt: self.interrupt, self.since = True, time.monotonic()
         elif time.monotonic()-self.since>1: raise KeyboardInterrupt      # sooner, it is the same one, which a launcher has passed on
+    @property
+    def wanted(self)->bool: return self.interrupt or self.terminate
     def __enter__(self):
         try: self.before = {s:signal.signal(s, self) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
         except ValueError: pass     # not in the main thread: nothing to catch
@@ -384,12 +386,13 @@ class _Run:
                 self.evaluate()
                 if ends: return
 
-# %% ../nbs/11_training.ipynb #abc45d40
+# %% ../nbs/11_training.ipynb #a6353224
 @patch
 def judge(self:_Run, loss:float, norm:float|None)->str:
     "What is to be done with a step, and a word about it"
     verdict, says = self.watch.verdict(self.step+1, loss, norm)
     if says and self.acc.is_main_process: log.warning('%s', says)
+    if verdict=='skip' and engine(self.acc).startswith('DeepSpeed'): verdict, says = 'stop', says+'. But DeepSpeed has applied it already'
     if verdict=='stop': raise RuntimeError(f'{says} (the last checkpoint is that of step {self.saved})')
     return verdict
 
@@ -410,7 +413,7 @@ def after(self:_Run, out:dict, rate:float):
         mfu = f'  MFU {100*figures["mfu"]:.0f} %' if 'mfu' in figures else ''
         self.bar.write(f'step {self.step:,}/{self.total:,}  loss {self.loss:.4f} nats/token  gradient {out["grad_norm"] or math.nan:.2f}  learning rate {rate:.2e}  {figures.get("tokens_per_second", 0):,.0f} tokens/s ({100*figures.get("useful", 0):.0f} % useful){mfu}')
 
-# %% ../nbs/11_training.ipynb #049b35a6
+# %% ../nbs/11_training.ipynb #630435b2
 @patch
 def due(self:_Run)->list[str]:
     "Evaluations that this step should have, and that are not in the log yet"
@@ -424,7 +427,7 @@ def evaluate(self:_Run):
     "Run the evaluations that are due, each process on its share"
     names = self.due()
     if not names: return
-    with self.meter.pause():
+    with self.meter.pause(), torch.compiler.set_stance('force_eager'):         # compiled layers are for the one shape of training
         model = plain_copy(self.acc, self.model, self.make)
         for name in names:
             figures, media = self.evaluations[name][1](self.step, model)

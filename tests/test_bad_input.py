@@ -183,7 +183,7 @@ def test_output_that_is_a_file(ask, db, tmp_path):
 def test_resume(ask, db, tmp_path):
     assert ask(db, '--resume')[0]==0                                        # nothing there: a new run, and it says so
     refused(ask(db, '--resume', '--seed', 3), 'other settings (seed)')
-    cut(tmp_path/'out'/'checkpoint'/'model.safetensors')
+    for path in (tmp_path/'out'/'checkpoints').iterdir(): cut(path/'model.safetensors')
     refused(ask(db, '--resume', '--max-steps', 2), 'checkpoint')
     code, said = ask(db)                                                    # without --resume the old run is kept aside
     assert code==0 and 'previous-1' in said and (tmp_path/'out'/'previous-1'/'metrics.jsonl').exists()

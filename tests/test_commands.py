@@ -2,6 +2,7 @@
 import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
+from structure_search.checkpoint import newest
 from structure_search.foldseek_db import demo_db
 from structure_search.kanzi_model import read_metadata
 
@@ -57,7 +58,7 @@ def test_ctrl_c_leaves_a_resumable_state(home):
         p.send_signal(signal.SIGINT)
         said = p.communicate(timeout=120)[0]
     assert p.returncode==130 and 'go on with --resume' in said, said
-    step = json.loads((home/'outputs/structure_predictor/checkpoint/progress.json').read_text())['step']
+    step = newest(home/'outputs/structure_predictor/checkpoints')[1]['step']
     assert 1<=step<40
     r = call(' '.join([*words, '--resume']), home, WANDB_MODE='disabled')
     assert r.returncode==0, r.stderr
@@ -82,7 +83,7 @@ def test_tokenizer_training_stops_and_goes_on(home):
     assert after['step']>before['step']>0 and after['log'][:len(before['log'])]==before['log'] and before['log']
     assert read_metadata(out)['card']['steps']==after['step']
 
-@pytest.mark.parametrize('module', ['train', 'train_kanzi', 'train_tokenizer', 'demo'])
+@pytest.mark.parametrize('module', ['train', 'train_kanzi', 'train_tokenizer', 'demo', 'doctor', 'plot_run'])
 def test_help_needs_nothing_heavy(module):
     r = subprocess.run([sys.executable, '-X', 'importtime', '-m', f'structure_search.{module}', '--help'], capture_output=True, text=True)
     assert r.returncode==0 and r.stdout.startswith('usage: ')

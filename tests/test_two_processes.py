@@ -9,11 +9,14 @@ import numpy as np, pytest, torch
 from accelerate.state import AcceleratorState
 from safetensors.numpy import load_file
 from structure_search import train
-from structure_search.dataset import ProteinRows, StepPlan, select
+from structure_search.batches import StepPlan
+from structure_search.checkpoint import newest
+from structure_search.dataset import ProteinRows, select
 from structure_search.foldseek_db import PairedFoldseekDB, demo_db, write_db
 from structure_search.training import Settings, _Run
 from structure_search.vocab import minimal_vocab
 
+FSDP = ['accelerate', 'launch', '--config_file', str(Path(__file__).resolve().parents[1]/'configs'/'accelerate_fsdp.yaml'), '--num_processes', '2', '--main_process_port', '0', '-m', 'structure_search.train']
 LAUNCH = 'accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0 -m structure_search.train'.split()
 FLAGS = '--model-name nano --max-length 170 --val-fraction 0 --eval-samples 4 --rmsd-eval-samples 2 --eval-interval 0 --rmsd-eval-interval 0 --save-interval 0 --log-interval 1 --learning-rate 1e-3 --num-epochs 20'.split()
 ENV = os.environ|{'PATH':f'{Path(sys.executable).parent}:{os.environ["PATH"]}', 'OMP_NUM_THREADS':'1', 'HF_HUB_OFFLINE':'1', 'WANDB_MODE':'disabled', 'CUDA_VISIBLE_DEVICES':'', 'PYTHONUNBUFFERED':'1'}
@@ -31,6 +34,12 @@ def same_weights(a:Path, b:Path, eps=1e-4):
 def same_figures(a:list[dict], b:list[dict]):
     assert [r['step'] for r in a]==[r['step'] for r in b]
     for k,eps in (('loss',1e-4), ('learning_rate',1e-12), ('grad_norm',1e-2)): np.testing.assert_allclose([r[k] for r in a], [r[k] for r in b], atol=eps, rtol=0, err_msg=k)
+
+def same_evaluations(a:Path, b:Path):
+    a, b = ({k:v for r in map(json.loads, open(p/'metrics.jsonl')) if 'evaluation' in r for k,v in r.items()} for p in (a, b))
+    assert a.keys()==b.keys() and {'val_loss','val_accuracy','sample_token_accuracy'}<=a.keys() and a['sample_n']==2
+    for k in a:
+        if isinstance(a[k], float): assert a[k]==pytest.approx(b[k], abs=1e-3), k
 
 def skip_without_gloo(said:str):
     "Two processes that failed: is it this machine, on which no two processes can talk? Then skip, and say so"
@@ -68,28 +77,29 @@ def alone(db, tmp_path_factory):
 
 def test_parts_of_two_processes_make_a_step(db):
     "The same proteins in each step, dealt out to other processes and micro-batches; none twice"
-    rows, (train_set, *_) = ProteinRows(PairedFoldseekDB(db), minimal_vocab('3di')), select(PairedFoldseekDB(db), '3di', val_fraction=0, max_length=170)
+    vocab, (train_set, *_) = minimal_vocab('3di'), select(PairedFoldseekDB(db), '3di', val_fraction=0, max_length=170)
     def contents(processes, batch, accumulation):
-        plan, micro = StepPlan(train_set.lengths, batch*accumulation*processes, 170), accumulation*processes
-        def part(members, i): return _Run.batches(SimpleNamespace(settings=Settings('', positions='aligned'), acc=SimpleNamespace(process_index=i, num_processes=processes), rows=rows, train=train_set), members, micro)
-        for _,members in plan.run(2):
-            parts = [part(members, i) for i in range(processes)]
-            assert all(len(p)==accumulation for p in parts)
-            yield sorted(tuple(r[r!=rows.vocab.PAD].tolist()) for p in parts for b in p for r in b['input_ids'] if (r!=rows.vocab.PAD).any())      # without the empty rows of empty micro-batches
+        settings, plan = Settings('', batch_size=batch, gradient_accumulation_steps=accumulation, max_length=170, num_epochs=2), StepPlan(train_set.lengths, batch*accumulation*processes, 170)
+        runs = [SimpleNamespace(settings=settings, acc=SimpleNamespace(process_index=i, num_processes=processes), rows=ProteinRows(PairedFoldseekDB(db), vocab), selection=train_set, plan=plan, place=(0,0), fixed={}) for i in range(processes)]
+        for parts in zip(*map(_Run.read, runs), strict=True):
+            assert len({place for place,*_ in parts})==1 and all(len(batches)==accumulation for _,batches,_ in parts)
+            yield sorted(tuple(b['input_ids'][0,i:j].tolist()) for _,batches,_ in parts for b in batches for i,j in zip(b['bounds'][:-1], b['bounds'][1:]) if b['tokens'])      # without the padding of empty micro-batches
     two, one, at_once = ([*contents(*s)] for s in ((2,2,2), (1,2,4), (1,8,1)))
-    assert len(two)>8 and two==one==at_once
-    assert {len(s) for s in two}=={8, 2}, 'the last step of an epoch has fewer proteins than there are micro-batches'
+    assert len(two)>=8 and two==one==at_once
+    assert sum(map(len, two))==2*42 and len({p for s in two[:len(two)//2] for p in s})==42
 
-def test_two_processes_train_as_one(db, alone, tmp_path):
+@pytest.mark.parametrize('engine', ['DDP', 'FSDP2'])
+def test_two_processes_train_as_one(engine, db, alone, tmp_path):
     out = tmp_path/'two'
-    r = subprocess.run([*LAUNCH, '--db-path', str(db), '--output-dir', str(out), *FLAGS, *shape(2, 2), '--max-steps', '4'], env=ENV, capture_output=True, text=True, timeout=120)
+    r = subprocess.run([*(LAUNCH if engine=='DDP' else FSDP), '--db-path', str(db), '--output-dir', str(out), *FLAGS, *shape(2, 2), '--max-steps', '4'], env=ENV, capture_output=True, text=True, timeout=120)
     if r.returncode: skip_without_gloo(r.stderr[-3000:])
     assert r.stdout.count('proteins to validate')==1, 'two processes must be one training, of which one speaks'
     for one in (alone(*shape(2, 4), '--max-steps', '4'), alone(*shape(8, 1), '--max-steps', '4')):
         same_figures(figures(out), figures(one))
         same_weights(out, one)
-    assert sorted(p.name for p in (out/'checkpoint').glob('random_states_*'))==['random_states_0.pkl','random_states_1.pkl']
-    assert not [*out.glob('*.new')] and (out/'samples/step-000004/best.png').is_file()
+        same_evaluations(out, one)
+    assert newest(out/'checkpoints')[1]['engine']==engine
+    assert not [*out.glob('checkpoints/.*')] and (out/'samples/step-000004/best.png').is_file()
 
 @pytest.mark.parametrize('sig', [signal.SIGINT, signal.SIGTERM])
 def test_signal_then_another_number_of_processes(sig, db, alone, tmp_path):
@@ -101,9 +111,9 @@ def test_signal_then_another_number_of_processes(sig, db, alone, tmp_path):
         p.send_signal(sig)
         try: said = p.communicate(timeout=60)[0]
         finally: p.kill()
-    if not (out/'checkpoint').exists(): skip_without_gloo(said[-3000:])
+    if not newest(out/'checkpoints'): skip_without_gloo(said[-3000:])
     assert p.returncode!=0 and 'go on with --resume' in said, said[-3000:]
-    step = json.loads((out/'checkpoint/progress.json').read_text())['step']
+    step = newest(out/'checkpoints')[1]['step']
     assert 3<=step<40 and len(figures(out))==step
     assert train.main(['--db-path', str(db), '--output-dir', str(out), *FLAGS, *shape(2, 4), *flags, '--resume'])==0
     whole = alone(*shape(2, 4), *flags)
@@ -114,13 +124,29 @@ def test_other_accumulation_after_an_odd_step(db, alone, tmp_path, monkeypatch):
     "accelerate counts micro-batches over a checkpoint: after 3 steps of 2, a step of 4 must not be cut after its first half"
     flags = ['--max-steps', '6']
     before = _Run.after
-    def after(self, step, out):
-        before(self, step, out)
-        if step==2: os.kill(os.getpid(), signal.SIGINT)        # granted after step 3
+    def after(self, out, rate):
+        before(self, out, rate)
+        if self.step==2: os.kill(os.getpid(), signal.SIGINT)        # granted after step 3
     with monkeypatch.context() as m:
         m.setattr(_Run, 'after', after)
         assert train.main(['--db-path', str(db), '--output-dir', str(tmp_path/'o'), *FLAGS, *shape(4, 2), *flags])==130
-    assert json.loads((tmp_path/'o/checkpoint/progress.json').read_text())['step']==3
+    assert newest(tmp_path/'o'/'checkpoints')[1]['step']==3
     assert train.main(['--db-path', str(db), '--output-dir', str(tmp_path/'o'), *FLAGS, *shape(2, 4), *flags, '--resume'])==0
     whole = alone(*shape(2, 4), *flags)
     same_figures(figures(tmp_path/'o'), figures(whole)); same_weights(tmp_path/'o', whole)
+
+def test_a_killed_process_ends_the_job(db, alone, tmp_path):
+    "kill -9 of one of two: the other doesn't wait forever, the launcher ends with an error, one line says what to do; and going on works"
+    out, flags = tmp_path/'two', ['--max-steps', '40', '--save-interval', '2']
+    with subprocess.Popen([*LAUNCH, '--db-path', str(db), '--output-dir', str(out), *FLAGS, *flags, *shape(2, 2)], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
+        until = time.monotonic()+90
+        while p.poll() is None and time.monotonic()<until and not ((out/'metrics.jsonl').exists() and (out/'metrics.jsonl').read_text().count('\n')>=3): time.sleep(0.02)
+        children = Path(f'/proc/{p.pid}/task/{p.pid}/children').read_text().split()
+        if children: os.kill(int(children[-1]), signal.SIGKILL)
+        try: said = p.communicate(timeout=90)[0]
+        finally: p.kill()
+    if not newest(out/'checkpoints'): skip_without_gloo(said[-3000:])
+    assert p.returncode!=0 and 'another process of this training has ended' in said and 'start again with --resume auto' in said, said[-3000:]
+    assert train.main(['--db-path', str(db), '--output-dir', str(out), *FLAGS, *flags, *shape(2, 4), '--resume', 'auto'])==0
+    whole = alone(*shape(2, 4), '--max-steps', '40')
+    same_figures(figures(out), figures(whole)); same_weights(out, whole)
