@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['BY_BOUNDS', 'BY_MASK', 'kernels', 'choose_kernel', 'packed_attention', 'masked', 'attention_inputs', 'register']
 
-# %% ../nbs/07c_attention.ipynb #a400ec77
+# %% ../nbs/07c_attention.ipynb #1d3d7e82
 import importlib.util
+from functools import cache
 import torch, torch.nn.functional as F
 from torch import Tensor
 
@@ -26,7 +27,7 @@ def _each(q, k, v, bounds, longest, scale):
     out = [F.scaled_dot_product_attention(a, b, c, is_causal=True, scale=scale, enable_gqa=True) for a,b,c in parts if a.shape[2]]
     return torch.cat(out, 2)[0].transpose(0, 1)
 
-# %% ../nbs/07c_attention.ipynb #72b47e27
+# %% ../nbs/07c_attention.ipynb #fd402f5c
 def _documents(bounds:Tensor, T:int)->Tensor:
     "Number of the protein of each token, (T,)"
     return torch.bucketize(torch.arange(T, device=bounds.device), bounds[1:], right=True)
@@ -42,10 +43,14 @@ def _block_mask(bounds:Tensor, T:int):
     doc = _documents(bounds, T)
     return create_block_mask(lambda b, h, i, j: (doc[i]==doc[j])&(i>=j), None, None, T, T, device=str(bounds.device))
 
-def _flex(q, k, v, mask, scale):
+@cache
+def _flex_kernel(cuda:bool):
+    "Compiled once on a GPU; on a CPU as it is, slow, for a check of numbers"
     from torch.nn.attention.flex_attention import flex_attention
-    run = torch.compile(flex_attention, dynamic=False) if q.is_cuda else flex_attention
-    return run(*(x.transpose(0, 1)[None] for x in (q, k, v)), block_mask=mask, scale=scale, enable_gqa=q.shape[1]!=k.shape[1])[0].transpose(0, 1)
+    return torch.compile(flex_attention, dynamic=False) if cuda else flex_attention
+
+def _flex(q, k, v, mask, scale):
+    return _flex_kernel(q.is_cuda)(*(x.transpose(0, 1)[None] for x in (q, k, v)), block_mask=mask, scale=scale, enable_gqa=q.shape[1]!=k.shape[1])[0].transpose(0, 1)
 
 def _dense(q, k, v, mask, scale):
     "The reference: the whole mask"

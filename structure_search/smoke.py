@@ -113,14 +113,14 @@ def whole_run(
     total = train+tests+saves*report['checkpoint']
     return dict(steps=steps, days=total/86400, evaluations=tests/total, checkpoints=saves*report['checkpoint']/total)
 
-# %% ../nbs/11c_smoke.ipynb #aafcbf91
+# %% ../nbs/11c_smoke.ipynb #3533e551
 def report_text(
     r:dict, # of `smoke`
 )->str:
     "What was measured, on one screen"
     one, w, best = r['trials'][0], r['whole_run'], max(r['trials'], key=lambda t: t['tokens_per_second'])
     mfu = lambda t: '' if t['mfu'] is None else f', MFU {100*t["mfu"]:.0f} %'
-    lines = [f'{r["device"]}, {r["engine"]}, {r["processes"]} process(es), attention by {r["kernel"]}, {r["parameters"]/1e6:,.1f} million parameters',
+    lines = [f'{r["device"]}, {r["engine"]}'+(f' x {r["processes"]}' if r['processes']>1 else '')+f', attention by {r["kernel"]}, {r["parameters"]/1e6:,.1f} million parameters',
              f'a step of {one["batch_size"]} rows x {one["accumulation"]}: {one["seconds_a_step"]:.2f} s (median of {one["steps"]}), {one["tokens_per_second"]:,.0f} tokens/s, {100*one["useful"]:.1f} % useful{mfu(one)}, waiting for data {100*one["waiting"]:.1f} %']
     lines += [f'  {t["batch_size"]:4} rows: {t["tokens_per_second"]:10,.0f} tokens/s{mfu(t)}, {t["memory_gb"]:.1f} GB' for t in r['trials']]
     lines += [f'larger batches: {r["ended"]}; the fastest here: --batch-size {best["batch_size"]}' + (f' (a step keeps its rows with --gradient-accumulation-steps {max(1, one["batch_size"]*one["accumulation"]//best["batch_size"])})' if best is not one else ''),

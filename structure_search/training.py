@@ -307,7 +307,7 @@ def _begin(settings:Settings, acc:Accelerator, model, opt, same:dict, total:int)
     if acc.is_main_process: _say_schedule(settings, path, progress['step'], progress['total'], total)
     return progress
 
-# %% ../nbs/11_training.ipynb #d5f5e44b
+# %% ../nbs/11_training.ipynb #bb6e535e
 def fit(
     settings:Settings,
     model, # of transformers, float32, with one of our attention kernels
@@ -330,6 +330,7 @@ def fit(
         if run.step: run.evaluate()                    # what the run that was killed didn't come to
         if not run.over(): run.train(kernel)
     except torch.OutOfMemoryError as e: raise RuntimeError(f'the GPU is full ({str(e).splitlines()[0]}): a smaller --batch-size with more --gradient-accumulation-steps makes the same steps, and --activation-checkpointing on saves most') from None
+    except torch._dynamo.exc.TorchDynamoException as e: raise RuntimeError(f'torch.compile cannot compile this model here ({str(e).strip().splitlines()[0]}); --compile off goes without') from None
     except RuntimeError as e:
         if acc.num_processes==1 or not _lost(e): raise
         raise RuntimeError(f'another process of this training has ended (this is number {acc.process_index}: {str(e).splitlines()[0][:120]}). The last checkpoint is that of step {run.saved}; start again with --resume auto') from None
