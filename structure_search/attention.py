@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BY_BOUNDS', 'BY_MASK', 'kernels', 'choose_kernel', 'packed_attention', 'masked', 'attention_inputs', 'register']
 
-# %% ../nbs/07c_attention.ipynb #1d3d7e82
-import importlib.util
+# %% ../nbs/07c_attention.ipynb #7727278a
+import importlib.util, inspect
 from functools import cache
 import torch, torch.nn.functional as F
 from torch import Tensor
@@ -27,7 +27,7 @@ def _each(q, k, v, bounds, longest, scale):
     out = [F.scaled_dot_product_attention(a, b, c, is_causal=True, scale=scale, enable_gqa=True) for a,b,c in parts if a.shape[2]]
     return torch.cat(out, 2)[0].transpose(0, 1)
 
-# %% ../nbs/07c_attention.ipynb #fd402f5c
+# %% ../nbs/07c_attention.ipynb #5c777b8a
 def _documents(bounds:Tensor, T:int)->Tensor:
     "Number of the protein of each token, (T,)"
     return torch.bucketize(torch.arange(T, device=bounds.device), bounds[1:], right=True)
@@ -44,13 +44,14 @@ def _block_mask(bounds:Tensor, T:int):
     return create_block_mask(lambda b, h, i, j: (doc[i]==doc[j])&(i>=j), None, None, T, T, device=str(bounds.device))
 
 @cache
-def _flex_kernel(cuda:bool):
-    "Compiled once on a GPU; on a CPU as it is, slow, for a check of numbers"
+def _compiled_flex():
     from torch.nn.attention.flex_attention import flex_attention
-    return torch.compile(flex_attention, dynamic=False) if cuda else flex_attention
+    return torch.compile(flex_attention, dynamic=False)
 
 def _flex(q, k, v, mask, scale):
-    return _flex_kernel(q.is_cuda)(*(x.transpose(0, 1)[None] for x in (q, k, v)), block_mask=mask, scale=scale, enable_gqa=q.shape[1]!=k.shape[1])[0].transpose(0, 1)
+    from torch.nn.attention.flex_attention import flex_attention
+    run = _compiled_flex() if q.is_cuda and not torch.compiler.is_compiling() else flex_attention     # within a compiled layer it is compiled with it
+    return run(*(x.transpose(0, 1)[None] for x in (q, k, v)), block_mask=mask, scale=scale, enable_gqa=q.shape[1]!=k.shape[1])[0].transpose(0, 1)
 
 def _dense(q, k, v, mask, scale):
     "The reference: the whole mask"
@@ -59,17 +60,23 @@ def _dense(q, k, v, mask, scale):
 BY_BOUNDS = {'flash-attn':_flash, 'torch-varlen':_varlen, 'each':_each}
 BY_MASK = {'flex':(_block_mask, _flex), 'dense':(_dense_mask, _dense)}
 
-# %% ../nbs/07c_attention.ipynb #84abc7a0
+# %% ../nbs/07c_attention.ipynb #c1da2d24
 def kernels(
     device:str|None=None, # 'cuda' or 'cpu'; None: CUDA where there is one
 )->dict[str,str|None]: # name -> None, or why it can't train here; the best first
     "Attention kernels for packed rows"
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     gpu = None if device.startswith('cuda') and torch.cuda.is_available() else 'needs an NVIDIA GPU'
-    old = None if importlib.util.find_spec('torch.nn.attention.varlen') else f'torch {torch.__version__} has none'
+    old = None if _has_varlen() else f'torch {torch.__version__} has none that does this'
     small = gpu or (None if torch.cuda.get_device_capability()[0]>=8 else 'needs a GPU of 2020 or later (compute capability 8)')
     return {'flash-attn':small or (None if importlib.util.find_spec('flash_attn') else 'is not installed: uv pip install flash-attn --no-build-isolation'),
             'torch-varlen':small or old, 'flex':gpu, 'each':None, 'dense':None}
+
+def _has_varlen()->bool:
+    "Does torch have a varlen kernel that knows causal windows and shared heads?"
+    try: from torch.nn.attention.varlen import varlen_attn
+    except ImportError: return False
+    return {'window_size','enable_gqa','scale'}<=inspect.signature(varlen_attn).parameters.keys()
 
 def choose_kernel(
     flash:bool=True, # use flash-attn where it is installed

@@ -82,7 +82,7 @@ class StepPlan:
 
     def pools(self)->int: return -(-len(self.lengths)//self.pool)
 
-# %% ../nbs/07b_batches.ipynb #cb965f14
+# %% ../nbs/07b_batches.ipynb #dc932fbc
 @patch
 def pool_steps(self:StepPlan, pool:int)->list[list[np.ndarray]]:
     "Steps of a pool, in their order; each is a list of rows, and a row the indices of its proteins"
@@ -96,10 +96,12 @@ def pool_steps(self:StepPlan, pool:int)->list[list[np.ndarray]]:
 @patch
 def count(self:StepPlan, epochs:int, limit:int=-1)->int:
     "Steps of so many epochs, or `limit` if that is less: exact up to 256 pools, beyond that by 64 of them"
-    pools = epochs*self.pools()
-    some = range(pools) if pools<=256 else [*dict.fromkeys(int(i*(pools-1)/63) for i in range(64))]
-    steps = sum(len(self.pool_steps(p)) for p in tqdm(some, desc='counting steps', unit=' pools', delay=3, leave=False))
-    steps = round(steps*pools/max(1, len(some)))
+    pools, whole = epochs*self.pools(), self.pools()-1          # the last pool of an epoch is a short one
+    def count(some): return sum(len(self.pool_steps(p)) for p in tqdm(some, desc='counting steps', unit=' pools', delay=3, leave=False))
+    if pools<=256: steps = count(range(pools))
+    else:
+        some = [p+p//whole for p in np.linspace(0, epochs*whole-1, 64).astype(int).tolist()] if whole else []
+        steps = round(count(some)/max(1, len(some))*epochs*whole)+epochs*len(self.pool_steps(whole))
     return min(limit, steps) if limit>=0 else steps
 
 @patch

@@ -6,14 +6,14 @@
 __all__ = ['log', 'MANIFEST', 'FORMAT', 'CheckpointError', 'file_hash', 'seal', 'verify', 'checkpoints', 'forget_unfinished',
            'write_checkpoint', 'read_progress', 'newest', 'publish']
 
-# %% ../nbs/10d_checkpoint.ipynb #1542db3c
-import hashlib, json, logging, os, re, shutil
+# %% ../nbs/10d_checkpoint.ipynb #e2a40453
+import errno, hashlib, json, logging, os, re, shutil
 from pathlib import Path
 from safetensors import SafetensorError
 
 log = logging.getLogger('structure_search')
 
-# %% ../nbs/10d_checkpoint.ipynb #644df274
+# %% ../nbs/10d_checkpoint.ipynb #7cdd82cb
 class CheckpointError(ValueError):
     "A checkpoint that cannot be written or read; the message names the file and the mend"
 
@@ -39,10 +39,12 @@ def seal(
     "Hash and flush a folder's files, and write the manifest, last"
     files = {f.name:dict(bytes=f.stat().st_size, sha256=file_hash(f)) for f in sorted(folder.iterdir())}
     (folder/MANIFEST).write_text(json.dumps(dict(format=FORMAT, files=files), indent=1))
-    for f in folder.iterdir(): _to_disk(f, drop=True)
+    for f in folder.iterdir():
+        _to_disk(f, drop=True)
+        f.chmod(0o444)              # `publish` links to the same data: nobody is to write into it by mistake
     _to_disk(folder)
 
-# %% ../nbs/10d_checkpoint.ipynb #34689d87
+# %% ../nbs/10d_checkpoint.ipynb #4c10fb96
 def verify(
     folder:Path, # a checkpoint
 ):
@@ -52,8 +54,9 @@ def verify(
         manifest = json.loads((folder/MANIFEST).read_text())
         form, files = manifest['format'], {str(k):(int(v['bytes']), str(v['sha256'])) for k,v in manifest['files'].items()}
     except FileNotFoundError: raise CheckpointError(f'{folder} has no {MANIFEST}: it was never finished') from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e: raise CheckpointError(f'{folder/MANIFEST} is damaged ({type(e).__name__}: {e})') from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e: raise CheckpointError(f'{folder/MANIFEST} is damaged ({type(e).__name__}: {e})') from None
     if form!=FORMAT: raise CheckpointError(f'{folder} has format {form}; this version of structure_search reads format {FORMAT}')
+    if not files: raise CheckpointError(f'{folder/MANIFEST} is damaged (it names no file)')
     for name,(size,sha) in files.items():
         f = folder/name
         if f.parent!=folder: raise CheckpointError(f'{folder/MANIFEST} is damaged (it names {name!r})')
@@ -61,7 +64,7 @@ def verify(
         if f.stat().st_size!=size: raise CheckpointError(f'{f} has {f.stat().st_size:,} bytes, not {size:,}')
         if file_hash(f)!=sha: raise CheckpointError(f'{f} is damaged: its SHA-256 is another than in {MANIFEST}')
 
-# %% ../nbs/10d_checkpoint.ipynb #ee5b05b6
+# %% ../nbs/10d_checkpoint.ipynb #992e48b2
 def checkpoints(
     folder:Path, # of a run's checkpoints
 )->list[Path]: # the newest first
@@ -73,7 +76,7 @@ def forget_unfinished(
     folder:Path, # of a run's checkpoints
 ):
     "Remove what a killed run was about to write"
-    for f in folder.glob('.step-*'): shutil.rmtree(f)
+    for f in folder.glob('.step-*'): shutil.rmtree(f, ignore_errors=True)
 
 def write_checkpoint(
     folder:Path, # of a run's checkpoints, made if need be
@@ -93,16 +96,24 @@ def write_checkpoint(
         new.rename(place)
         _to_disk(folder)
         verify(place)
-        for old in checkpoints(folder)[keep:]: shutil.rmtree(old)
-        forget_unfinished(folder)
     except (OSError, SafetensorError) as e:
         shutil.rmtree(new, ignore_errors=True)
         before = [p for p in checkpoints(folder) if p!=place]
-        raise CheckpointError(f'{place} could not be written: {e}. {f"{before[0]} is whole" if before else "There is none before it"}; make room, or choose another --output-dir, and go on with --resume') from None
+        full = any(os.strerror(k) in str(e) for k in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+        raise CheckpointError(f'{place} could not be written: {e}. {f"{before[0]} is the one before it" if before else "There is none before it"}; {"make room, or choose" if full else "mend that, or choose"} another --output-dir, and go on with --resume') from None
+    _prune(folder, place, keep)
     return place
 
-# %% ../nbs/10d_checkpoint.ipynb #de33ffad
-def _whole(x)->bool: return type(x) is int and 0<=x<1<<62
+def _prune(folder:Path, newest:Path, keep:int):
+    "Delete checkpoints older than the newest `keep`, and those of later steps: damaged ones, or the run would have gone on from there"
+    there = checkpoints(folder)
+    for old in (*there[:there.index(newest)], *there[there.index(newest)+keep:]):
+        try: old.unlink() if old.is_symlink() else shutil.rmtree(old)
+        except OSError as e: log.warning('%s cannot be deleted: %s', old, e)
+    forget_unfinished(folder)
+
+# %% ../nbs/10d_checkpoint.ipynb #d3d10f1a
+def _whole(x)->bool: return type(x) is int and 0<=x<10**12
 
 def _numbers(x)->bool: return x is None or (isinstance(x, dict) and all(type(v) in (int, float) for v in x.values()))
 
@@ -110,9 +121,11 @@ def read_progress(
     path:Path, # a checkpoint
 )->dict: # 'step', 'place' (two numbers), 'total', 'same', and what else was written
     "What was written down beside the weights; raises `CheckpointError`"
-    try: p = json.loads((path/'progress.json').read_text())
+    try:
+        if (path/'progress.json').stat().st_size>4<<20: raise ValueError('over 4 MB')
+        p = json.loads((path/'progress.json').read_text())
     except (OSError, ValueError, RecursionError) as e: raise CheckpointError(f'{path/"progress.json"} cannot be read ({e})') from None
-    ok = isinstance(p, dict) and _whole(p.get('step')) and _whole(p.get('total')) and isinstance(p.get('same'), dict) and all(_numbers(p.get(k)) for k in ('meter','watch'))
+    ok = isinstance(p, dict) and _whole(p.get('step')) and _whole(p.get('total')) and _whole(p.get('skipped', 0)) and isinstance(p.get('same'), dict) and all(_numbers(p.get(k)) for k in ('meter','watch')) and _whole((p.get('watch') or {}).get('known', 0))
     if not ok or not (isinstance(p.get('place'), list) and len(p['place'])==2 and all(map(_whole, p['place']))): raise CheckpointError(f'{path/"progress.json"} is not of a run')
     return p
 

@@ -81,7 +81,7 @@ def in_validation(
     "Which proteins are held out for validation"
     return unit_hash(ids)<fraction
 
-# %% ../nbs/07_dataset.ipynb #13738263
+# %% ../nbs/07_dataset.ipynb #338f7215
 @dataclass
 class Selection:
     "Proteins of a database, by key"
@@ -91,12 +91,15 @@ class Selection:
     def __len__(self): return len(self.keys)
     def some(self, n:int)->'Selection':
         "At most `n` of them, always the same, chosen by a hash of the key"
-        pick = np.sort(np.argsort(unit_hash(self.keys, salt=1), kind='stable')[:n])
+        hashes = unit_hash(self.keys, salt=1)
+        pick = np.sort(np.argpartition(hashes, n)[:n]) if n<len(self) else np.arange(len(self))
         return Selection(self.keys[pick], self.lengths[pick])
     @cached_property
     def digest(self)->str:
         "What tells it from another selection"
-        return hashlib.blake2b(self.keys.data, digest_size=8).hexdigest()
+        h = hashlib.blake2b(np.ascontiguousarray(self.keys), digest_size=8)
+        h.update(np.ascontiguousarray(self.lengths))
+        return h.hexdigest()
 
 # %% ../nbs/07_dataset.ipynb #88eafb29
 class _LeftOut:

@@ -6,8 +6,9 @@
 __all__ = ['make_accelerator', 'engine', 'whole_weights', 'whole_moments', 'load_whole', 'plain_copy', 'all_agree', 'broadcast',
            'shared']
 
-# %% ../nbs/10c_engines.ipynb #721d75e2
+# %% ../nbs/10c_engines.ipynb #ebb67575
 import os
+from datetime import timedelta
 import torch, torch.nn.functional as F
 from accelerate import Accelerator, DistributedType
 from accelerate.state import PartialState
@@ -27,7 +28,7 @@ def _sharding()->FullyShardedDataParallelPlugin:
     disable_fsdp_ram_efficient_loading()
     return FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if _bf16() else None)
 
-# %% ../nbs/10c_engines.ipynb #0e972d20
+# %% ../nbs/10c_engines.ipynb #5b008169
 def make_accelerator(
     accumulation:int=1, # micro-batches of a step
 )->Accelerator:
@@ -36,7 +37,7 @@ def make_accelerator(
     zero, sharding = _launched('DEEPSPEED'), _sharding() if _launched('FSDP') else None
     several = int(os.environ.get('WORLD_SIZE', 1))>1
     acc = Accelerator(cpu=several and no_gpu and not zero, gradient_accumulation_steps=accumulation, mixed_precision='bf16' if _bf16() else 'no', fsdp_plugin=sharding,
-                      kwargs_handlers=[InitProcessGroupKwargs(backend='gloo')] if zero and no_gpu else None)
+                      kwargs_handlers=[InitProcessGroupKwargs(backend='gloo' if zero and no_gpu else None, timeout=timedelta(hours=2))])      # long: all wait while one verifies a checkpoint on a slow disk
     if sharding and acc.distributed_type==DistributedType.MULTI_CPU:        # accelerate would shard on GPUs alone
         acc.state.fsdp_plugin = sharding
         for state in (PartialState(), acc.state): state.distributed_type = DistributedType.FSDP     # it copies the first to the second now and then

@@ -92,7 +92,7 @@ def code_rows(
         rows = rows+torch.randn(n, width)[digit]/2+(2*digit/(n-1)-1)[:,None]*torch.randn(width)
     return std*(rows/rows.std()+0.1*torch.randn(rows.shape))
 
-# %% ../nbs/08_model.ipynb #b9d33241
+# %% ../nbs/08_model.ipynb #77bce9ee
 def model_config(
     name:str, # preset, folder or Hugging Face id
     vocab:Vocab,
@@ -118,15 +118,17 @@ def build_model(
     register()
     name, how = resolve(name, pretrained), dict(attn_implementation=f'packed-{kernel or choose_kernel(flash)}', dtype=torch.float32)
     torch.manual_seed(seed)
+    own = pretrained and Path(name, 'vocab.json').is_file() and Vocab.load(name)==vocab         # a model of ours, whose tokens these are
     if pretrained:
         model = _fetch(AutoModelForCausalLM, name, use_safetensors=True, **how)
-        if vocab.base is None: # other tokens: new embeddings
+        if own: pass
+        elif vocab.base is None: # other tokens: new embeddings
             model.resize_token_embeddings(vocab.size, mean_resizing=False)
             for layer in (model.get_input_embeddings(), model.get_output_embeddings()): torch.nn.init.normal_(layer.weight, std=model.config.initializer_range)
         else: model.resize_token_embeddings(vocab.size)
     else:
         model = AutoModelForCausalLM.from_config(model_config(name, vocab), **how)
-    if levels is not None and (vocab.base is not None or not pretrained):
+    if levels is not None and not own and (vocab.base is not None or not pretrained):
         with torch.no_grad():
             for layer in (model.get_input_embeddings(), model.get_output_embeddings()): layer.weight[vocab.first:vocab.first+vocab.n_structure] = code_rows(levels, layer.weight.shape[1], model.config.initializer_range)
     return model

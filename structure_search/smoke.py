@@ -113,7 +113,7 @@ def whole_run(
     total = train+tests+saves*report['checkpoint']
     return dict(steps=steps, days=total/86400, evaluations=tests/total, checkpoints=saves*report['checkpoint']/total)
 
-# %% ../nbs/11c_smoke.ipynb #3533e551
+# %% ../nbs/11c_smoke.ipynb #a6cd1c06
 def report_text(
     r:dict, # of `smoke`
 )->str:
@@ -147,7 +147,8 @@ def smoke(
     model.train()
     trial = _Trial(acc, model, opt, settings, rows, train)
     with tqdm(total=60*minutes, desc='smoke', bar_format='{desc}: {percentage:3.0f}%|{bar}| {n:.0f} of {total:.0f} s', disable=not acc.is_main_process) as bar:
-        first = trial(settings.batch_size, settings.gradient_accumulation_steps, 60*minutes*0.5, bar)
+        try: first = trial(settings.batch_size, settings.gradient_accumulation_steps, 60*minutes*0.4, bar)
+        except torch.OutOfMemoryError as e: raise RuntimeError(f'the GPU is too small for --batch-size {settings.batch_size} ({str(e).splitlines()[0]}); --plan says what fits, and --activation-checkpointing on saves most') from None
         trials, ended = ([first], 'not tried with several processes') if acc.num_processes>1 else _larger(trial, first, began+60*minutes*0.9, bar)
     r = dict(device=torch.cuda.get_device_name() if trial.cuda else f'CPU, {torch.get_num_threads()} thread(s)', engine=engine(acc), processes=acc.num_processes, kernel=trial.kernel, parameters=parameters, trials=trials, ended=ended, step=first['seconds_a_step'])
     r |= _other_work(trial, folder, evaluations, dict(positions=settings.positions)|about)

@@ -9,7 +9,7 @@ __all__ = ['main']
 import sys
 from .train import command, make_parser, run, tokenizer_flags
 
-# %% ../nbs/13_train_kanzi.ipynb #209c9ec6
+# %% ../nbs/13_train_kanzi.ipynb #e412515f
 def _train(args):
     "Load the tokenizer, then train"
     if args.plan: return run(args, 'kanzi')
@@ -17,7 +17,7 @@ def _train(args):
     from structure_search.kanzi_tokenizer import KanziTokenizer
     make_accelerator(args.gradient_accumulation_steps)          # each process has its own GPU from here on, and the tokenizer goes there
     tokenizer = KanziTokenizer.from_pretrained(args.kanzi_checkpoint, args.pose, dtype=args.dtype)
-    run(args, 'kanzi', tokenizer, dict(kanzi=args.kanzi_checkpoint, kanzi_identity=tokenizer.identity, pose=tokenizer.pose))
+    run(args, 'kanzi', tokenizer, dict(kanzi=args.kanzi_checkpoint, kanzi_identity=tokenizer.identity, kanzi_dtype=args.dtype, pose=tokenizer.pose))
 
 def main(argv=None)->int:
     "Entry point of `ss_train_kanzi`; returns the exit code"

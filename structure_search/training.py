@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['log', 'COUNTS', 'OF_A_RUN', 'Settings', 'learning_rate', 'token_losses', 'make_optimizer', 'counts', 'operations',
-           'optimizer_step', 'prepare_model', 'fixed_shape', 'layers', 'save_state', 'load_state', 'set_aside',
-           'Interrupted', 'Stop', 'check_room', 'fit']
+           'optimizer_step', 'prepare_model', 'fixed_shape', 'layers', 'save_state', 'publish_model', 'load_state',
+           'set_aside', 'Interrupted', 'Stop', 'check_room', 'only_run', 'fit']
 
-# %% ../nbs/11_training.ipynb #22f235ca
-import json, logging, math, os, shutil, signal, time
+# %% ../nbs/11_training.ipynb #fa7125a0
+import fcntl, hashlib, json, logging, math, os, shutil, signal, socket, time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch, torch.nn.functional as F
@@ -89,7 +90,7 @@ def make_optimizer(
     groups = [dict(params=[p for p in model.parameters() if (p.ndim>1 and id(p) not in emb)==decays], weight_decay=weight_decay if decays else 0.0) for decays in (True, False)]
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
 
-# %% ../nbs/11_training.ipynb #51e08de4
+# %% ../nbs/11_training.ipynb #8e926bd3
 COUNTS = 'asked', 'residues', 'proteins', 'tokens', 'computed', 'flop', 'skipped', 'save', 'interrupt', 'terminate'
 
 def counts(
@@ -134,12 +135,12 @@ def optimizer_step(
     norm = acc.clip_grad_norm_(model.parameters(), 1.0)
     out['nats'], out['eos_nats'] = acc.reduce(sums, 'sum').tolist()
     out['grad_norm'] = None if norm is None else float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-    out['verdict'] = 'ok' if judge is None else judge(out['nats']/max(1, out['residues']), out['grad_norm'])
+    out['verdict'] = 'skip' if not out['asked'] else 'ok' if judge is None else judge(out['nats']/max(1, out['residues']), out['grad_norm'])
     if out['verdict']=='ok': opt.step()
     opt.zero_grad()
     return out
 
-# %% ../nbs/11_training.ipynb #7c254dda
+# %% ../nbs/11_training.ipynb #c790630f
 def prepare_model(
     model, # of transformers
     settings:Settings,
@@ -151,9 +152,13 @@ def prepare_model(
         except ImportError: raise ValueError('--float8 needs torchao: uv pip install torchao') from None
         if not cuda or torch.cuda.get_device_capability()<(8, 9): raise ValueError('--float8 needs a GPU with float8 matrix products (compute capability 8.9, such as H100)')
         convert_to_float8_training(model, module_filter_fn=lambda m, name: 'lm_head' not in name and m.in_features%16==m.out_features%16==0)
+    dropouts = [m for m in model.modules() if isinstance(m, torch.nn.Dropout) and m.p>0]
+    for m in dropouts: m.p = 0.0
+    if dropouts: log.warning('%s has dropout, which is turned off: a run has to go on to the bit where it was', type(model).__name__)
     if settings.activation_checkpointing:
         if hasattr(model, 'activation_checkpointing_enable'): model.activation_checkpointing_enable(dict(use_reentrant=False))
         else: model.gradient_checkpointing_enable(dict(use_reentrant=False))        # its name in older versions of transformers
+    if settings.compile=='on' and model.config._attn_implementation=='packed-each': raise ValueError('--compile on would compile again for each length of a protein with the attention "each"; take --attention dense, or --compile off')
     if settings.compile=='on' or (settings.compile=='auto' and cuda):
         for layer in layers(model): layer.compile(dynamic=False)
     return model
@@ -174,7 +179,7 @@ def layers(
     if found is None: raise ValueError(f'{type(model).__name__} has no list of layers; train it with --compile off')
     return [*found]
 
-# %% ../nbs/11_training.ipynb #db637c56
+# %% ../nbs/11_training.ipynb #f1d183d7
 def save_state(
     acc:Accelerator,
     model, opt, # prepared by `acc`
@@ -195,9 +200,13 @@ def save_state(
     if acc.is_main_process:
         try:
             made = write_checkpoint(folder/'checkpoints', progress['step'], write)
-            publish(made, folder, [f.name for f in made.iterdir() if f.name not in ('optimizer.safetensors','progress.json','manifest.json')])
+            publish_model(made, folder)
         except (CheckpointError, OSError) as e: error = str(e)
     if (error := all_agree(acc, error)): raise CheckpointError(error)
+
+def publish_model(checkpoint:Path, folder:Path):
+    "Put the model files of a checkpoint into the folder of the run"
+    publish(checkpoint, folder, [f.name for f in checkpoint.iterdir() if f.name not in ('optimizer.safetensors','progress.json','manifest.json')])
 
 def load_state(
     acc:Accelerator,
@@ -212,14 +221,14 @@ def load_state(
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as e:
         raise CheckpointError(f'{path} cannot be loaded into this model: {(str(e) or type(e).__name__).splitlines()[0]}') from None
 
-# %% ../nbs/11_training.ipynb #6e3db59b
-OF_A_RUN = 'metrics.jsonl', 'checkpoints', 'samples', 'wandb', 'tensorboard', 'smoke.*', 'model*.safetensors*', 'config.json', 'generation_config.json', 'vocab.json', 'translator.json'
+# %% ../nbs/11_training.ipynb #41085fd5
+OF_A_RUN = 'samples', 'wandb', 'tensorboard', 'smoke.*', 'config.json', 'generation_config.json', 'vocab.json', 'translator.json', 'model*.safetensors*', 'metrics.jsonl', 'checkpoints'      # last what tells that there was one
 
 def set_aside(
     folder:Path, # of a run
 )->Path|None: # where the earlier run is now
     "Move an earlier run out of the way, so that nothing is overwritten"
-    if not (folder/'metrics.jsonl').exists() and not checkpoints(folder/'checkpoints'): return None
+    if not (folder/'metrics.jsonl').exists() and not checkpoints(folder/'checkpoints') and not [*folder.glob('model*.safetensors')]: return None
     n = 1
     while (folder/f'previous-{n}').exists(): n += 1
     there = [f for name in OF_A_RUN for f in folder.glob(name)]     # and nothing else that may lie there
@@ -227,7 +236,7 @@ def set_aside(
     for f in there: f.rename(folder/f'previous-{n}'/f.name)
     return folder/f'previous-{n}'
 
-# %% ../nbs/11_training.ipynb #e990e114
+# %% ../nbs/11_training.ipynb #bbcbfbeb
 class Interrupted(KeyboardInterrupt):
     "The run was stopped by a signal, after a checkpoint was written; `code` is the exit code"
     def __init__(self, code:int=130):
@@ -236,11 +245,13 @@ class Interrupted(KeyboardInterrupt):
 
 class Stop:
     "Turns Ctrl-C, SIGTERM and SIGUSR1 into a wish that the loop grants after its step; another Ctrl-C, a second later or more, ends at once"
-    def __init__(self): self.interrupt, self.terminate, self.since, self.before = False, False, 0.0, {}
+    def __init__(self): self.interrupt, self._terminate, self.since, self.before, self.launcher = False, False, 0.0, {}, os.getppid() if 'ACCELERATE_MIXED_PRECISION' in os.environ else None
     def __call__(self, sig, _):
-        if sig!=signal.SIGINT: self.terminate = True
+        if sig!=signal.SIGINT: self._terminate = True
         elif not self.interrupt: self.interrupt, self.since = True, time.monotonic()
         elif time.monotonic()-self.since>1: raise KeyboardInterrupt      # sooner, it is the same one, which a launcher has passed on
+    @property
+    def terminate(self)->bool: return self._terminate or self.launcher not in (None, os.getppid())      # a launcher that is gone is a signal, too
     @property
     def wanted(self)->bool: return self.interrupt or self.terminate
     def __enter__(self):
@@ -250,11 +261,16 @@ class Stop:
     def __exit__(self, *_):
         for s,h in self.before.items(): signal.signal(s, h)
 
-# %% ../nbs/11_training.ipynb #0622e51d
-def _same(settings:Settings, acc:Accelerator, train:Selection, about:dict)->dict:
+# %% ../nbs/11_training.ipynb #a0d07720
+def _digest(config)->str:
+    "What tells a model's configuration from another one"
+    kept = {k:v for k,v in config.to_dict().items() if k not in ('_name_or_path','transformers_version','dtype','torch_dtype','architectures','use_cache')}
+    return hashlib.blake2b(json.dumps(kept, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
+
+def _same(settings:Settings, acc:Accelerator, train:Selection, about:dict, config)->dict:
     "What a run has to keep when it goes on"
     rows = settings.batch_size*settings.gradient_accumulation_steps*acc.num_processes
-    return dict(rows_in_a_step=rows)|{k:getattr(settings, k) for k in ('max_length','seed','shuffle_block','positions')}|dict(proteins=f'{len(train):,}, {train.digest}', tokenizer=about.get('kanzi_identity'), pose=about.get('pose'))
+    return dict(rows_in_a_step=rows)|{k:getattr(settings, k) for k in ('max_length','seed','shuffle_block','positions')}|dict(proteins=f'{len(train):,}, {train.digest}', model=_digest(config), tokenizer=about.get('kanzi_identity'), pose=about.get('pose'), dtype=about.get('kanzi_dtype'))
 
 def _say_schedule(settings:Settings, path:Path, step:int, before:int, total:int):
     "Going on for longer is fine, and changes the learning rate; say so, and when there is nothing to do"
@@ -276,7 +292,33 @@ def check_room(
     if free<size: raise CheckpointError(f'{folder} has {free/1e9:.1f} GB left, and a checkpoint takes {size/1e9:.1f}; make room, or choose another --output-dir')
     if free<(3-min(have, 2))*size: log.warning('%s has %.1f GB left: not enough for three checkpoints of %.1f GB, of which two stay and one is being written', folder, free/1e9, size/1e9)
 
-# %% ../nbs/11_training.ipynb #390ba897
+# %% ../nbs/11_training.ipynb #b19dd544
+@contextmanager
+def only_run(
+    acc:Accelerator,
+    folder:Path, # of the run, made if need be
+):
+    "Nobody else trains in this folder; raises `CheckpointError`, in all processes, where somebody does, or where it can't be written"
+    error, file = None, None
+    if acc.is_main_process:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open(folder/'.lock', 'a+')
+            fcntl.flock(file, fcntl.LOCK_EX|fcntl.LOCK_NB)
+            file.truncate(0); file.write(f'{socket.gethostname()}, process {os.getpid()}'); file.flush()
+        except BlockingIOError:
+            file.seek(0)
+            error = f'another training ({file.read(200)}) is at work in {folder}; choose another --output-dir, or end that one'
+        except OSError as e:
+            if file is None: error = f'{folder} cannot be written ({e.strerror or e}); choose another --output-dir'
+            else: log.warning('%s cannot be locked (%s): take care that no other training uses it', folder, e.strerror or e)
+    try:
+        if (error := all_agree(acc, error)): raise CheckpointError(error)
+        yield
+    finally:
+        if file is not None: file.close()
+
+# %% ../nbs/11_training.ipynb #84aade9e
 def _find(settings:Settings, acc:Accelerator, same:dict)->tuple[Path,dict]|None:
     "Main process: the checkpoint to go on from, or a cleared place for a new run"
     folder = Path(settings.output_dir)
@@ -293,9 +335,10 @@ def _begin(settings:Settings, acc:Accelerator, model, opt, same:dict, total:int)
     found, error = None, None
     if acc.is_main_process:
         try:
-            check_room(Path(settings.output_dir), sum(p.numel() for p in acc.unwrap_model(model).parameters()))
+            check_room(Path(settings.output_dir), sum(getattr(p, 'ds_numel', p.numel()) for p in acc.unwrap_model(model).parameters()))
             forget_unfinished(Path(settings.output_dir)/'checkpoints')
             found = _find(settings, acc, same)
+            if found: publish_model(found[0], Path(settings.output_dir))      # it may have been killed just before
         except (ValueError, OSError) as e: error = f'{e}'
     if (error := all_agree(acc, error)): raise ValueError(error)
     found = broadcast(acc, found)
@@ -307,7 +350,7 @@ def _begin(settings:Settings, acc:Accelerator, model, opt, same:dict, total:int)
     if acc.is_main_process: _say_schedule(settings, path, progress['step'], progress['total'], total)
     return progress
 
-# %% ../nbs/11_training.ipynb #bb6e535e
+# %% ../nbs/11_training.ipynb #92eabb21
 def fit(
     settings:Settings,
     model, # of transformers, float32, with one of our attention kernels
@@ -319,42 +362,49 @@ def fit(
     "Train; raises `Interrupted` after a signal, when the checkpoint is written, `CheckpointError` when one can't be written, RuntimeError when the loss is lost"
     acc, about = make_accelerator(settings.gradient_accumulation_steps), about or {}
     plan = StepPlan(train.lengths, settings.batch_size*settings.gradient_accumulation_steps*acc.num_processes, settings.max_length, settings.seed, settings.shuffle_block)
-    total = plan.count(settings.num_epochs, settings.max_steps)
-    kernel, same = model.config._attn_implementation.removeprefix('packed-'), _same(settings, acc, train, about)
+    total = broadcast(acc, plan.count(settings.num_epochs, settings.max_steps) if acc.is_main_process else None)
+    kernel, same = model.config._attn_implementation.removeprefix('packed-'), _same(settings, acc, train, about, model.config)
     model = prepare_model(model, settings, acc.device.type=='cuda')
     model, opt = acc.prepare(model, make_optimizer(model, settings.weight_decay))
     model.train()
-    progress = _begin(settings, acc, model, opt, same, total)
-    run = _Run(settings, acc, model, opt, rows, train, plan, total, about, same, evaluations or {}, progress)
+    with Stop() as stop, only_run(acc, Path(settings.output_dir)):
+        return _fit(_Run(settings, acc, model, opt, rows, train, plan, total, about, same, evaluations or {}, _begin(settings, acc, model, opt, same, total), stop), kernel)
+
+def _fit(run, kernel:str)->dict:
+    "The loop, and what can end it"
+    acc = run.acc
     try:
-        if run.step: run.evaluate()                    # what the run that was killed didn't come to
+        if run.step: run.evaluate(run.missing())                    # what the run that was killed didn't come to
         if not run.over(): run.train(kernel)
     except torch.OutOfMemoryError as e: raise RuntimeError(f'the GPU is full ({str(e).splitlines()[0]}): a smaller --batch-size with more --gradient-accumulation-steps makes the same steps, and --activation-checkpointing on saves most') from None
     except torch._dynamo.exc.TorchDynamoException as e: raise RuntimeError(f'torch.compile cannot compile this model here ({str(e).strip().splitlines()[0]}); --compile off goes without') from None
     except RuntimeError as e:
         if acc.num_processes==1 or not _lost(e): raise
-        raise RuntimeError(f'another process of this training has ended (this is number {acc.process_index}: {str(e).splitlines()[0][:120]}). The last checkpoint is that of step {run.saved}; start again with --resume auto') from None
+        raise RuntimeError(f'another process of this training has ended (this is number {acc.process_index}: {str(e).splitlines()[0][:120]}). {run.last().capitalize()}; start again with --resume auto') from None
     finally: run.close()
-    return dict(step=run.step, loss=run.loss, total=total)
+    return dict(step=run.step, loss=run.loss, total=run.total)
 
 def _lost(e:RuntimeError)->bool:
     "Is it about another process that doesn't answer?"
     return isinstance(e, torch.distributed.DistError) or any(w in str(e) for w in ('Connection closed by peer', 'Connection reset by peer', 'Broken pipe', 'gloo', 'NCCL', 'Timed out waiting'))
 
-# %% ../nbs/11_training.ipynb #204ddb1a
+# %% ../nbs/11_training.ipynb #b4ade9ea
 class _Run:
     "The loop and its surroundings"
-    def __init__(self, settings, acc, model, opt, rows, train, plan, total, about, same, evaluations, progress):
-        self.settings, self.acc, self.model, self.opt, self.rows, self.selection, self.plan, self.total, self.about, self.same, self.evaluations = settings, acc, model, opt, rows, train, plan, total, about, same, evaluations
-        self.folder, self.step, self.place, self.saved, self.loss = Path(settings.output_dir), progress['step'], tuple(progress['place']), progress['step'], math.nan
+    def __init__(self, settings, acc, model, opt, rows, train, plan, total, about, same, evaluations, progress, stop):
+        self.settings, self.acc, self.model, self.opt, self.rows, self.selection, self.plan, self.total, self.about, self.same, self.evaluations, self.stop = settings, acc, model, opt, rows, train, plan, total, about, same, evaluations, stop
+        self.folder, self.step, self.place, self.saved, self.loss = Path(settings.output_dir), progress['step'], tuple(progress['place']), progress['step'] or None, math.nan
         self.skipped, self.skipped_steps = progress.get('skipped', 0), 0
         peak = peak_flops(torch.cuda.get_device_name()) if acc.device.type=='cuda' else None
         self.meter, self.watch = Meter(peak and peak*acc.num_processes, progress['meter']), Watch(settings.on_spike, settings.on_nan, state=progress['watch'])
+        self.epoch = 2*int(train.lengths.sum())+3*len(train)           # tokens
         self.versions, plain = versions(), acc.unwrap_model(model, keep_torch_compile=False)
         config = asdict(settings)|about|dict(engine=engine(acc), versions=self.versions)
         self.log = RunLog(self.folder, config, settings.tracker, self.step or None) if acc.is_main_process else None
         self.bar, self.last_save = tqdm(total=total, initial=self.step, unit='step', desc='training', disable=not acc.is_main_process), time.monotonic()
-        self.make = lambda: type(plain)(plain.config)      # a plain model of that shape
+        def make():
+            with torch.device(acc.device): return type(plain)(plain.config)      # a plain model of that shape
+        self.make = make
         self.fixed = fixed_shape(settings, train.lengths) if acc.device.type=='cuda' else {}
 
     def read(self):
@@ -366,6 +416,8 @@ class _Run:
             if self.fixed: batches = [{k:v.pin_memory() if isinstance(v, Tensor) else v for k,v in b.items()} for b in batches]
             yield place, batches, self.rows.skips-before
 
+    def last(self)->str: return 'no checkpoint is written yet' if self.saved is None else f'the last checkpoint is that of step {self.saved}'
+
     def over(self)->bool:
         "Has each protein come as often as it should, or was the last step taken?"
         return self.place>=(self.settings.num_epochs*self.plan.pools(), 0) or 0<=self.settings.max_steps<=self.step
@@ -373,28 +425,27 @@ class _Run:
     def train(self, kernel:str):
         "Steps to the end, or to a signal"
         s = self.settings
-        with Stop() as stop:
-            for place,batches,skipped in prefetch(self.read()):
-                rate = learning_rate(self.step, self.total, s.learning_rate, s.warmup_ratio)
-                due = s.save_minutes>0 and time.monotonic()-self.last_save>60*s.save_minutes
-                here = dict(skipped=skipped, interrupt=int(stop.interrupt), terminate=int(stop.terminate), save=int(due and self.acc.is_main_process))
-                out = optimizer_step(self.acc, self.model, self.opt, batches, rate, self.rows.vocab.EOS, kernel, self.judge, here)
-                self.step, self.place = self.step+1, place
-                self.after(out, rate)
-                ends, stops = self.over(), out['interrupt']+out['terminate']>0
-                if ends or stops or out['save'] or (s.save_interval>0 and self.step%s.save_interval==0): self.save()     # first: a launcher gives 30 s to end
-                if stops and not ends: raise Interrupted(75 if out['terminate'] else 130)
-                self.evaluate()
-                if ends: return
+        for place,batches,skipped in prefetch(self.read()):
+            rate = learning_rate(self.step, self.total, s.learning_rate, s.warmup_ratio)
+            due = s.save_minutes>0 and time.monotonic()-self.last_save>60*s.save_minutes
+            here = dict(skipped=skipped, interrupt=int(self.stop.interrupt), terminate=int(self.stop.terminate), save=int(due and self.acc.is_main_process))
+            out = optimizer_step(self.acc, self.model, self.opt, batches, rate, self.rows.vocab.EOS, kernel, self.judge, here)
+            self.step, self.place = self.step+1, place
+            self.after(out, rate)
+            ends, stops = self.over(), out['interrupt']+out['terminate']>0
+            if ends or stops or out['save'] or (s.save_interval>0 and self.step%s.save_interval==0): self.save()     # first: a launcher gives 30 s to end
+            if stops and not ends: raise Interrupted(75 if out['terminate'] else 130)
+            self.evaluate(self.due())
+            if ends: return
 
-# %% ../nbs/11_training.ipynb #a6353224
+# %% ../nbs/11_training.ipynb #5be9047f
 @patch
 def judge(self:_Run, loss:float, norm:float|None)->str:
     "What is to be done with a step, and a word about it"
     verdict, says = self.watch.verdict(self.step+1, loss, norm)
-    if says and self.acc.is_main_process: log.warning('%s', says)
+    if says and verdict!='stop' and self.acc.is_main_process: log.warning('%s', says)
     if verdict=='skip' and engine(self.acc).startswith('DeepSpeed'): verdict, says = 'stop', says+'. But DeepSpeed has applied it already'
-    if verdict=='stop': raise RuntimeError(f'{says} (the last checkpoint is that of step {self.saved})')
+    if verdict=='stop': raise RuntimeError(f'{says} ({self.last()})')
     return verdict
 
 @patch
@@ -405,7 +456,7 @@ def after(self:_Run, out:dict, rate:float):
     self.skipped += out['skipped']
     if out['verdict']=='ok': self.meter.add(**{k:out[k] for k in ('nats','residues','eos_nats','proteins','tokens','computed','flop')})
     if self.step%s.log_interval and not self.over(): return
-    figures = self.meter.figures()|dict(learning_rate=rate, grad_norm=out['grad_norm'], epoch=self.place[0]/self.plan.pools(), skipped=self.skipped, skipped_steps=self.watch.state()['skipped'])
+    figures = self.meter.figures()|dict(learning_rate=rate, grad_norm=out['grad_norm'], epoch=self.meter.state()['tokens_seen']/self.epoch, skipped=self.skipped, skipped_steps=self.watch.state()['skipped'])
     if self.acc.device.type=='cuda': figures['memory_gb'] = torch.cuda.max_memory_allocated()/1e9
     self.loss = figures.get('loss', math.nan)
     if self.log:
@@ -414,23 +465,27 @@ def after(self:_Run, out:dict, rate:float):
         mfu = f'  MFU {100*figures["mfu"]:.0f} %' if 'mfu' in figures else ''
         self.bar.write(f'step {self.step:,}/{self.total:,}  loss {self.loss:.4f} nats/token  gradient {out["grad_norm"] or math.nan:.2f}  learning rate {rate:.2e}  {figures.get("tokens_per_second", 0):,.0f} tokens/s ({100*figures.get("useful", 0):.0f} % useful){mfu}')
 
-# %% ../nbs/11_training.ipynb #630435b2
+# %% ../nbs/11_training.ipynb #3671d50c
 @patch
 def due(self:_Run)->list[str]:
-    "Evaluations that this step should have, and that are not in the log yet"
-    names = [name for name,(interval,_) in self.evaluations.items() if self.over() or (interval>0 and self.step%interval==0)]
-    done = None
-    if names and self.log: done = {r.get('evaluation') for r in read_run(self.folder) if r['step']==self.step} if self.folder.joinpath('metrics.jsonl').exists() else set()
-    return [n for n in names if n not in broadcast(self.acc, done)] if names else []
+    "Evaluations that this step should have"
+    return [name for name,(interval,_) in self.evaluations.items() if self.over() or (interval>0 and self.step%interval==0)]
 
 @patch
-def evaluate(self:_Run):
-    "Run the evaluations that are due, each process on its share"
-    names = self.due()
+def missing(self:_Run)->list[str]:
+    "Those of them that are not in the log of the run that goes on"
+    done = {r.get('evaluation') for r in read_run(self.folder) if r['step']==self.step} if self.log and (self.folder/'metrics.jsonl').exists() else set()
+    done = broadcast(self.acc, done)
+    return [n for n in self.due() if n not in done]
+
+@patch
+def evaluate(self:_Run, names:list[str]):
+    "Run evaluations, each process on its share; a wish to stop cuts them short where a checkpoint of this step is there, so that the run that goes on makes up for them"
     if not names: return
     with self.meter.pause(), torch.compiler.set_stance('force_eager'):         # compiled layers are for the one shape of training
         model = plain_copy(self.acc, self.model, self.make)
         for name in names:
+            if self.saved==self.step and not self.over() and all_agree(self.acc, 'stop' if self.stop.wanted else None): break
             figures, media = self.evaluations[name][1](self.step, model)
             if self.log and figures:
                 self.log(self.step, dict(evaluation=name)|figures, media)

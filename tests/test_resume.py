@@ -9,7 +9,9 @@ from safetensors.numpy import load_file
 from structure_search import train
 from structure_search.checkpoint import checkpoints, newest, verify
 from structure_search.foldseek_db import PairedFoldseekDB, demo_db, write_db
+from structure_search.model import preset_config
 from structure_search.training import _Run
+from structure_search.vocab import minimal_vocab
 
 HERE = Path(__file__).parent
 FLAGS = ('--model-name nano --max-length 170 --val-fraction 0.1 --batch-size 2 --gradient-accumulation-steps 2 --learning-rate 1e-3 --num-epochs 5 --log-interval 3 --save-interval 4 --save-minutes 0 '
@@ -50,13 +52,20 @@ def same_run(a:Path, b:Path):
 
 def test_killed_at_chosen_moments(db, undisturbed, tmp_path):
     out, T, C = tmp_path/'run', 'structure_search.training', 'structure_search.checkpoint'
-    moments = [(f'{T}:optimizer_step', 6), (f'{C}:seal', 2), (f'{C}:verify', 2), (f'{T}:publish', 1), ('structure_search.evaluate:teacher_forced', 2), ('structure_search.predict:generate', 1)]
+    moments = [(f'{T}:optimizer_step', 6), (f'{C}:seal', 2), (f'{C}:verify', 2), (f'{T}:publish', 1), (f'{T}:publish', 2), ('structure_search.evaluate:teacher_forced', 2), ('structure_search.predict:generate', 1)]
     for where,n in moments:
         p = start(db, out, where, n, '--resume', 'auto')
         assert p.wait(timeout=300)==-signal.SIGKILL, (where, p.stderr.read()[-2000:])
         with open(out/'metrics.jsonl', 'a') as f: f.write('{"step": 3, "lo')         # and the log was cut in a line
     p = start(db, out, '-', 0, '--resume', 'auto')
     assert p.wait(timeout=300)==0, p.stderr.read()[-2000:]
+    same_run(undisturbed, out)
+
+def test_killed_between_the_last_checkpoint_and_its_publication(db, undisturbed, tmp_path):
+    "Nothing is left to do then but to publish the model, and that is done"
+    out, steps = tmp_path/'run', newest(undisturbed/'checkpoints')[1]['step']
+    assert start(db, out, 'structure_search.training:publish', -(-steps//4)).wait(timeout=300)==-signal.SIGKILL
+    assert newest(out/'checkpoints')[1]['step']==steps and start(db, out, '-', 0, '--resume', 'auto').wait(timeout=300)==0
     same_run(undisturbed, out)
 
 def test_killed_at_random_moments(db, undisturbed, tmp_path):
@@ -82,7 +91,7 @@ def test_damaged_checkpoint_and_the_one_before(db, undisturbed, tmp_path):
     new, old = checkpoints(out/'checkpoints')
     data = bytearray((new/'optimizer.safetensors').read_bytes())
     data[len(data)//2] ^= 1
-    (new/'optimizer.safetensors').write_bytes(data)
+    (new/'optimizer.safetensors').unlink(); (new/'optimizer.safetensors').write_bytes(data)
     p = start(db, out, '-', 0, '--resume', 'auto')
     said = p.communicate(timeout=300)[1]
     assert p.returncode==0 and 'is damaged' in said and f'The checkpoint before it is used: {old.name}' in said, said[-2000:]
@@ -125,12 +134,76 @@ def test_hostile_checkpoint(db, tmp_path, capsys):
     assert train.main(['--db-path', str(db), '--output-dir', str(out), *FLAGS, '--max-steps', '4'])==0
     path = newest(out/'checkpoints')[0]
     from structure_search.checkpoint import MANIFEST, seal
+    def put(name, data): (path/name).unlink(); (path/name).write_bytes(data)
     def again(name, data):
-        (path/name).write_bytes(data); (path/MANIFEST).unlink(); seal(path)
+        put(name, data); (path/MANIFEST).unlink(); seal(path)
         code = train.main(['--db-path', str(db), '--output-dir', str(out), *FLAGS, '--max-steps', '8', '--resume'])
         return code, capsys.readouterr().err
     good = {f.name:f.read_bytes() for f in path.iterdir()}
     for name,data in (('progress.json', b'[]'), ('progress.json', b'{"step": "x", "place": 3, "total": null, "same": 1}'), ('optimizer.safetensors', b'\x80\x04.'), ('model.safetensors', good['optimizer.safetensors'])):
         code, said = again(name, data)
         assert code==2 and 'Traceback' not in said and len(said.strip().splitlines()[-1])<2000, (name, said[-2000:])
-        (path/name).write_bytes(good[name])
+        put(name, good[name])
+
+def test_another_run_is_not_gone_on_with(db, tmp_path, capsys):
+    "Other proteins under the same keys, another shape of the model with tensors of the same sizes"
+    flags = [*FLAGS, '--output-dir', str(tmp_path/'run'), '--max-steps', '2', '--eval-interval', '0', '--rmsd-eval-interval', '0']
+    assert train.main(['--db-path', str(db), *flags])==0
+    first = [*PairedFoldseekDB(db)]
+    other = write_db(tmp_path/'other', [type(p)(k.key, p.name, p.header, p.aa, p.ss, p.ca) for k,p in zip(first, first[1:]+first[:1])]).path
+    assert train.main(['--db-path', str(other), *flags, '--resume'])==2
+    assert 'other settings (proteins)' in capsys.readouterr().err
+    preset_config('nano', minimal_vocab('3di')).__class__(**preset_config('nano', minimal_vocab('3di')).to_dict()|dict(rope_parameters=None, rope_theta=5.0)).save_pretrained(tmp_path/'shape')
+    assert train.main(['--db-path', str(db), *flags, '--model-name', str(tmp_path/'shape'), '--resume'])==2
+    assert 'other settings (model)' in capsys.readouterr().err
+
+def test_one_run_a_folder(db, tmp_path, capsys):
+    "A second training in the same folder is refused while the first one lives"
+    out = tmp_path/'run'
+    first = start(db, out, '-', 0, '--max-steps', '100000', '--num-epochs', '100000')
+    until = time.monotonic()+120
+    while first.poll() is None and time.monotonic()<until and not (out/'metrics.jsonl').exists(): time.sleep(0.02)
+    for resume in ('auto', 'never'):
+        assert train.main(['--db-path', str(db), '--output-dir', str(out), *FLAGS, '--resume', resume])==2
+        assert f'process {first.pid}) is at work in' in capsys.readouterr().err
+    first.kill(); first.wait()
+    assert not (out/'previous-1').exists()
+    assert train.main(['--db-path', str(db), '--output-dir', str(out), *FLAGS, '--max-steps', '1'])==0       # and a dead one holds nothing
+
+def test_a_launcher_that_dies_takes_its_training_along(db, tmp_path):
+    "kill -9 of `accelerate launch`: what it started notices, saves and ends"
+    out = tmp_path/'run'
+    launch = f'accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu {HERE/"dies.py"} - 0'.split()
+    env = ENV|{'PATH':f'{Path(sys.executable).parent}:{os.environ["PATH"]}'}
+    p = subprocess.Popen([*launch, '--db-path', str(db), '--output-dir', str(out), *FLAGS, '--max-steps', '100000', '--num-epochs', '100000', '--save-interval', '0'], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic()+120
+    while p.poll() is None and time.monotonic()<until and not (out/'metrics.jsonl').exists(): time.sleep(0.02)
+    child = int((out/'.lock').read_text().split()[-1])
+    p.kill(); p.wait()
+    while Path(f'/proc/{child}').exists() and time.monotonic()<until: time.sleep(0.05)
+    assert not Path(f'/proc/{child}').exists() and newest(out/'checkpoints')
+
+def test_training_goes_on_from_a_model_of_ours(db, tmp_path):
+    "--pretrained with an earlier run keeps its tokens, too; and it is not overwritten"
+    flags = [*FLAGS, '--db-path', str(db), '--eval-interval', '0', '--rmsd-eval-interval', '0']
+    assert train.main([*flags, '--output-dir', str(tmp_path/'one'), '--max-steps', '2'])==0
+    assert train.main([*flags, '--output-dir', str(tmp_path/'two'), '--max-steps', '1', '--pretrained', '--model-name', str(tmp_path/'one'), '--learning-rate', '0'])==0
+    a, b = (load_file(tmp_path/x/'model.safetensors') for x in ('one', 'two'))
+    assert all(np.array_equal(a[k], b[k]) for k in a)
+    assert train.main([*flags, '--output-dir', str(tmp_path/'one'), '--max-steps', '1', '--pretrained', '--model-name', str(tmp_path/'one')])==2
+
+def test_step_without_a_protein(monkeypatch):
+    "All proteins of a step are bad: the weights stay, and nobody learns from a loss of nothing"
+    import torch
+    from structure_search.batches import pack
+    from structure_search.engines import make_accelerator
+    from structure_search.model import build_model
+    from structure_search.training import make_optimizer, optimizer_step
+    acc, vocab = make_accelerator(), minimal_vocab('3di')
+    model = build_model('nano', vocab)
+    model, opt = acc.prepare(model, make_optimizer(model))
+    rows = [vocab.encode('MKTL'*9, 'DVPL'*9)]
+    optimizer_step(acc, model, opt, [pack(rows, vocab)], 1e-3, vocab.EOS, 'each')
+    before = torch.cat([p.detach().flatten() for p in model.parameters()])
+    out = optimizer_step(acc, model, opt, [pack([], vocab)], 1e-3, vocab.EOS, 'each', judge=lambda *_: pytest.fail('nothing to judge'))
+    assert out['verdict']=='skip' and torch.equal(before, torch.cat([p.detach().flatten() for p in model.parameters()]))
