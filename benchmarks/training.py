@@ -18,7 +18,7 @@ from structure_search.foldseek_db import PairedFoldseekDB, demo_db
 from structure_search.kanzi_tokenizer import length_groups
 from structure_search.model import build_model
 from structure_search.plan import step_flop
-from structure_search.training import make_optimizer, optimizer_step, token_losses
+from structure_search.step import make_optimizer, optimizer_step, token_losses
 from structure_search.vocab import minimal_vocab
 
 PRESET, MAX_LENGTH, ROWS, ROUNDS = 'mini', 1024, 4, 3

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['whole_run', 'report_text', 'smoke']
 
-# %% ../nbs/11c_smoke.ipynb #b146089a
+# %% ../nbs/11c_smoke.ipynb #0c968dc2
 import json, os, resource, shutil, tempfile, time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +15,8 @@ from .batches import StepPlan, micro_batches, pack, prefetch
 from .engines import engine, make_accelerator, plain_copy
 from .plan import packing, peak_flops
 from .run_log import Meter, versions
-from .training import Settings, check_room, fixed_shape, make_optimizer, optimizer_step, prepare_model, save_state
+from .step import Settings, fixed_shape, make_optimizer, optimizer_step, prepare_model
+from .training import check_room, save_state
 
 # %% ../nbs/11c_smoke.ipynb #67790355
 class _Trial:

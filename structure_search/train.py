@@ -136,10 +136,10 @@ def _prediction(acc, rows, val, settings, n:int):
         return {f'sample_{k}' if not k.startswith('rmsd') else k:v for k,v in summary(scores).items()}, media
     return predict
 
-# %% ../nbs/12_train.ipynb #40414817
+# %% ../nbs/12_train.ipynb #3e155ead
 def _settings(args, acc, config, say):
     "Settings of a run from its flags; whether activations are kept is decided here"
-    from structure_search.training import Settings
+    from structure_search.step import Settings
     s = Settings(**{k:v for k,v in vars(args).items() if k in Settings.__dataclass_fields__ and k!='activation_checkpointing'})
     s.activation_checkpointing = args.activation_checkpointing=='on'
     if args.activation_checkpointing=='auto' and acc.device.type=='cuda':

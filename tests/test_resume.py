@@ -198,7 +198,7 @@ def test_step_without_a_protein(monkeypatch):
     from structure_search.batches import pack
     from structure_search.engines import make_accelerator
     from structure_search.model import build_model
-    from structure_search.training import make_optimizer, optimizer_step
+    from structure_search.step import make_optimizer, optimizer_step
     acc, vocab = make_accelerator(), minimal_vocab('3di')
     model = build_model('nano', vocab)
     model, opt = acc.prepare(model, make_optimizer(model))
@@ -207,3 +207,19 @@ def test_step_without_a_protein(monkeypatch):
     before = torch.cat([p.detach().flatten() for p in model.parameters()])
     out = optimizer_step(acc, model, opt, [pack([], vocab)], 1e-3, vocab.EOS, 'each', judge=lambda *_: pytest.fail('nothing to judge'))
     assert out['verdict']=='skip' and torch.equal(before, torch.cat([p.detach().flatten() for p in model.parameters()]))
+
+def test_told_to_end_in_an_evaluation(db, tmp_path, monkeypatch):
+    "With a checkpoint of this step there is nothing to wait for: the evaluations that are left are made up for by the run that goes on"
+    from structure_search import evaluate
+    flags, real, calls = ['--db-path', str(db), *FLAGS, '--max-steps', '6', '--eval-interval', '4', '--rmsd-eval-interval', '4'], evaluate.teacher_forced, []
+    def interrupted(*a, **kw):
+        calls.append(1)
+        if len(calls)==1: os.kill(os.getpid(), signal.SIGTERM)
+        return real(*a, **kw)
+    assert train.main([*flags, '--output-dir', str(tmp_path/'one')])==0
+    with monkeypatch.context() as m:
+        m.setattr(evaluate, 'teacher_forced', interrupted)
+        assert train.main([*flags, '--output-dir', str(tmp_path/'two')])==75
+    assert newest(tmp_path/'two'/'checkpoints')[1]['step']==4 and [r['evaluation'] for r in figures(tmp_path/'two') if 'evaluation' in r]==['validation']
+    assert train.main([*flags, '--output-dir', str(tmp_path/'two'), '--resume'])==0
+    assert sorted(map(str, figures(tmp_path/'one')))==sorted(map(str, figures(tmp_path/'two')))

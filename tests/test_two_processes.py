@@ -13,7 +13,8 @@ from structure_search.batches import StepPlan
 from structure_search.checkpoint import newest
 from structure_search.dataset import ProteinRows, select
 from structure_search.foldseek_db import PairedFoldseekDB, demo_db, write_db
-from structure_search.training import Settings, _Run
+from structure_search.step import Settings
+from structure_search.training import _Run
 from structure_search.vocab import minimal_vocab
 
 FSDP = ['accelerate', 'launch', '--config_file', str(Path(__file__).resolve().parents[1]/'configs'/'accelerate_fsdp.yaml'), '--num_processes', '2', '--main_process_port', '0', '-m', 'structure_search.train']
