@@ -60,7 +60,7 @@ def _dense(q, k, v, mask, scale):
 BY_BOUNDS = {'flash-attn':_flash, 'torch-varlen':_varlen, 'each':_each}
 BY_MASK = {'flex':(_block_mask, _flex), 'dense':(_dense_mask, _dense)}
 
-# %% ../nbs/07c_attention.ipynb #c1da2d24
+# %% ../nbs/07c_attention.ipynb #92250cde
 def kernels(
     device:str|None=None, # 'cuda' or 'cpu'; None: CUDA where there is one
 )->dict[str,str|None]: # name -> None, or why it can't train here; the best first
@@ -82,7 +82,7 @@ def choose_kernel(
     flash:bool=True, # use flash-attn where it is installed
     device:str|None=None, # as in `kernels`
 )->str:
-    "The best kernel that can train here"
+    "Name of the best kernel that can train here; 'each' where there is no GPU"
     return next(k for k,why in kernels(device).items() if why is None and (flash or k!='flash-attn'))
 
 # %% ../nbs/07c_attention.ipynb #3a78cd06

@@ -148,12 +148,12 @@ def pack(
     out = dict(input_ids=ids[None], position_ids=where[None], keep=keep, labels=labels, bounds=bounds.astype(np.int32))
     return {k:torch.from_numpy(v) for k,v in out.items()}|dict(longest=longest, tokens=used, lengths=np.array([len(r)//2-2 for r in rows], np.int64))
 
-# %% ../nbs/07b_batches.ipynb #ee789d49
+# %% ../nbs/07b_batches.ipynb #301d1e03
 def prefetch(
     items, # an iterable
     ahead:int=2, # items to make before they are asked for
 ):
-    "The same items, made ahead in a thread"
+    "The same items, made ahead in a thread; raises what the iterable raises, in its place"
     it, end = iter(items), object()
     with ThreadPoolExecutor(1) as thread:
         todo = deque(thread.submit(next, it, end) for _ in range(ahead))

@@ -64,7 +64,7 @@ def verify(
         if f.stat().st_size!=size: raise CheckpointError(f'{f} has {f.stat().st_size:,} bytes, not {size:,}')
         if file_hash(f)!=sha: raise CheckpointError(f'{f} is damaged: its SHA-256 is another than in {MANIFEST}')
 
-# %% ../nbs/10d_checkpoint.ipynb #992e48b2
+# %% ../nbs/10d_checkpoint.ipynb #f77f73ac
 def checkpoints(
     folder:Path, # of a run's checkpoints
 )->list[Path]: # the newest first
@@ -78,6 +78,7 @@ def forget_unfinished(
     "Remove what a killed run was about to write"
     for f in folder.glob('.step-*'): shutil.rmtree(f, ignore_errors=True)
 
+# %% ../nbs/10d_checkpoint.ipynb #395d5f6d
 def write_checkpoint(
     folder:Path, # of a run's checkpoints, made if need be
     step:int, # of the run

@@ -171,7 +171,7 @@ def all_agree(
     "Does any process have an error? All ask together"
     return next((e for e in gather_object([error]) if e is not None), None)
 
-# %% ../nbs/10c_engines.ipynb #d5229242
+# %% ../nbs/10c_engines.ipynb #ad433e8b
 def broadcast(
     acc:Accelerator,
     x, # in the main process; whatever it is in the others
@@ -179,6 +179,7 @@ def broadcast(
     "Tell all processes what the main one knows"
     return broadcast_object_list([x])[0] if acc.num_processes>1 else x
 
+# %% ../nbs/10c_engines.ipynb #47ddd266
 def shared(
     acc:Accelerator,
     items:list, # the same in all processes

@@ -216,14 +216,14 @@ def make_plan(
     return Plan(parameters(config), config.vocab_size, epoch, rows, accumulation, processes, max_length, epochs, steps, flop_per_token(config, lengths),
                 memory_parts(config, rows, checkpointing=checkpointing, **how), checkpointing, largest, gpu or GPU, memory, engine, disk_bytes(config))
 
-# %% ../nbs/08b_plan.ipynb #45161dfc
+# %% ../nbs/08b_plan.ipynb #b4208e44
 def plan_text(
     p:Plan,
 )->str:
     "A plan on one screen"
     GB, e, all_, needed = (lambda x: f'{x/1e9:.{1 if x>=1e8 else 3}f}'), p.epoch, sum(p.parameters.values()), sum(p.memory.values())
     count = lambda x: next(f'{x/k:,.{1 if x<99*k else 0}f} {word}' for k,word in ((1e9, 'billion'), (1e6, 'million'), (1e3, 'thousand'), (1, '')) if x>=k or k==1).strip()
-    days = lambda x: f'{x:.1f} days' if x>=1 else f'{24*x:.1f} hours' if x>=1/24 else f'{1440*x:.1f} minutes' if x>=1/1440 else f'{86400*x:.1f} seconds'
+    days = lambda x: f'{x:.1f} days' if x>=1 else f'{24*x:.1f} hours' if x>=1/24 else f'{1440*x:.1f} minutes' if x>=1/1440 else f'{86400*x:.2g} seconds'
     size = p.rows*p.accumulation*p.processes
     fits = 'no checkpointing of activations is needed' if not p.checkpointing else 'with checkpointing of activations'
     if needed>p.gpu_bytes: fits = f'IT DOES NOT FIT: --batch-size {p.largest[1]} does, with checkpointing' if p.largest[1] else 'IT DOES NOT FIT, whatever the batch'

@@ -11,14 +11,14 @@ from pathlib import Path
 from .run_log import FIGURES, read_run
 from .train import Help, command, number
 
-# %% ../nbs/18b_plot_run.ipynb #7d5be119
+# %% ../nbs/18b_plot_run.ipynb #55ea062a
 AXES = {'step':('step', None, 1), 'tokens':('tokens seen', 'tokens_seen', 1), 'hours':('hours of training', 'seconds', 3600)} # title, figure, divisor
 
 def curve(
     rows:list[dict], # of `read_run`
     name:str, # of a figure
     x:str='step', # of `AXES`
-): # two float arrays, (N,)
+): # x in units of the axis, and the figure in its own: float (N,) each, NaN where it was no number
     "One figure of a run; ValueError where the run doesn't tell the x axis"
     import numpy as np
     steps, y = np.array([(r['step'], np.nan if r[name] is None else r[name]) for r in rows if name in r], float).reshape(-1, 2).T

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 log = logging.getLogger('structure_search')
 
-# %% ../nbs/10b_run_log.ipynb #9eb6685a
+# %% ../nbs/10b_run_log.ipynb #f6b1bfc5
 FIGURES = { # name -> unit, meaning
     'loss':('nats a structure token', 'training loss, mean over all tokens since the last line'),
     'eos_nats':('nats a protein', 'training loss of <EOS>, which the loss above leaves out'),
@@ -30,7 +30,7 @@ FIGURES = { # name -> unit, meaning
     'val_loss':('nats a structure token', 'loss of held-out proteins, all earlier tokens being true'),
     'val_eos_nats':('nats a protein', 'the same of <EOS>'), 'val_accuracy':('share', 'of their tokens that are right, all earlier ones being true'),
     'val_loss_wrong_sequence':('nats a structure token', "loss of held-out structures after another protein's sequence"),
-    'unigram_nats':('nats a structure token', 'entropy of the held-out tokens, one by one: a baseline'), 'bigram_nats':('nats a structure token', 'the same when the token before is known'),
+    'unigram_nats':('nats a structure token', 'cross-entropy of the held-out tokens under the frequencies of training tokens: a baseline'), 'bigram_nats':('nats a structure token', 'the same, given the token before'),
     'rmsd_median':('Å', 'of predicted held-out structures'), 'rmsd_mean':('Å', 'the same'), 'rmsd_std':('Å', 'the same'),
     'sample_n':('proteins', 'predicted, none of their tokens being known'), 'sample_failed':('proteins', 'of them without a structure'),
     'sample_valid':('share', 'of them with exactly as many structure tokens as residues'), 'sample_token_accuracy':('share', 'of their tokens that are right'),

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['whole_run', 'report_text', 'smoke']
 
-# %% ../nbs/11c_smoke.ipynb #0c968dc2
+# %% ../nbs/11c_smoke.ipynb #c2bee0d7
 import json, os, resource, shutil, tempfile, time
 from dataclasses import asdict, replace
 from pathlib import Path
 import numpy as np, torch
 from tqdm.auto import tqdm
 from .batches import StepPlan, micro_batches, pack, prefetch
-from .engines import engine, make_accelerator, plain_copy
+from .checkpoint import CheckpointError
+from .engines import all_agree, engine, make_accelerator, plain_copy
 from .plan import packing, peak_flops
 from .run_log import Meter, versions
 from .step import Settings, fixed_shape, make_optimizer, optimizer_step, prepare_model
@@ -114,7 +115,7 @@ def whole_run(
     total = train+tests+saves*report['checkpoint']
     return dict(steps=steps, days=total/86400, evaluations=tests/total, checkpoints=saves*report['checkpoint']/total)
 
-# %% ../nbs/11c_smoke.ipynb #a6cd1c06
+# %% ../nbs/11c_smoke.ipynb #e2653ec9
 def report_text(
     r:dict, # of `smoke`
 )->str:
@@ -129,6 +130,7 @@ def report_text(
               f'the whole run: {w["steps"]:,} steps, {w["days"]:.2f} days ({24*w["days"]:.1f} hours), of which evaluations {100*w["evaluations"]:.1f} %, checkpoints {100*w["checkpoints"]:.1f} %']
     return '\n'.join(lines)
 
+# %% ../nbs/11c_smoke.ipynb #b763189d
 def smoke(
     settings:Settings,
     model, # of transformers, with one of our attention kernels
@@ -142,7 +144,11 @@ def smoke(
     "Try a training for some minutes, in all processes together; raises what `fit` raises"
     acc, folder, began = make_accelerator(settings.gradient_accumulation_steps), Path(settings.output_dir), time.perf_counter()
     parameters = sum(p.numel() for p in model.parameters())
-    if acc.is_main_process: check_room(folder, parameters)
+    error = None
+    if acc.is_main_process:
+        try: check_room(folder, parameters)
+        except CheckpointError as e: error = str(e)
+    if (error := all_agree(acc, error)): raise CheckpointError(error)
     model = prepare_model(model, settings, acc.device.type=='cuda')
     model, opt = acc.prepare(model, make_optimizer(model, settings.weight_decay))
     model.train()

@@ -77,8 +77,8 @@ def make_optimizer(
     groups = [dict(params=[p for p in model.parameters() if (p.ndim>1 and id(p) not in emb)==decays], weight_decay=weight_decay if decays else 0.0) for decays in (True, False)]
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
 
-# %% ../nbs/10e_step.ipynb #88c02a30
-COUNTS = 'asked', 'residues', 'proteins', 'tokens', 'computed', 'flop', 'skipped', 'save', 'interrupt', 'terminate'
+# %% ../nbs/10e_step.ipynb #1f347d9e
+COUNTS = 'asked', 'residues', 'proteins', 'tokens', 'computed', 'flop', 'skipped', 'save', 'interrupt', 'terminate'      # 'skipped': proteins that could not be read; the last three: above 0 where a process wishes it
 
 def counts(
     batches:list[dict], # of `pack`: micro-batches
@@ -90,10 +90,15 @@ def counts(
     return dict(asked=asked, residues=asked-proteins, proteins=proteins, tokens=sum(b['tokens'] for b in batches), computed=sum(b['input_ids'].shape[1] for b in batches),
                 flop=sum(operations(config, b['lengths']) for b in batches))
 
-def operations(config, lengths)->int: # FLOP; 0 for models without Llama's shape
+def operations(
+    config, # of the model
+    lengths, # residues of each protein, int (P,)
+)->int: # FLOP
+    "Operations of training on some proteins; 0 for models without Llama's shape"
     try: return int(step_flop(config, lengths))
     except ValueError: return 0
 
+# %% ../nbs/10e_step.ipynb #3e3e91d3
 def optimizer_step(
     acc:Accelerator, # made with `gradient_accumulation_steps=len(batches)`
     model, # prepared by `acc`

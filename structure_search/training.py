@@ -239,7 +239,7 @@ def _lost(e:RuntimeError)->bool:
     "Is it about another process that doesn't answer?"
     return isinstance(e, torch.distributed.DistError) or any(w in str(e) for w in ('Connection closed by peer', 'Connection reset by peer', 'Broken pipe', 'gloo', 'NCCL', 'Timed out waiting'))
 
-# %% ../nbs/11_training.ipynb #87920dfb
+# %% ../nbs/11_training.ipynb #70acdca8
 class _Run:
     "The loop and its surroundings"
     def __init__(self, settings, acc, model, opt, rows, train, plan, total, about, same, evaluations, progress, stop):
@@ -258,44 +258,50 @@ class _Run:
         self.make = make
         self.fixed = fixed_shape(settings, train.lengths) if acc.device.type=='cuda' or settings.compile=='on' else {}
 
-    def read(self):
-        "This process's micro-batches of each step, from its place on: yields place after the step, micro-batches, proteins that could not be read"
-        s, micro = self.settings, self.settings.gradient_accumulation_steps*self.acc.num_processes
-        for place,step in self.plan.run(s.num_epochs, self.place):
-            before, mine = self.rows.skips, micro_batches(step, micro)[self.acc.process_index::self.acc.num_processes]
-            batches = [pack(self.rows(self.selection.keys[m]), self.rows.vocab, s.positions, **self.fixed) for m in mine]
-            if self.acc.device.type=='cuda': batches = [{k:v.pin_memory() if isinstance(v, Tensor) else v for k,v in b.items()} for b in batches]
-            yield place, batches, self.rows.skips-before
+# %% ../nbs/11_training.ipynb #e5514667
+@patch
+def read(self:_Run):
+    "This process's micro-batches of each step, from its place on: yields place after the step, micro-batches, proteins that could not be read"
+    s, micro = self.settings, self.settings.gradient_accumulation_steps*self.acc.num_processes
+    for place,step in self.plan.run(s.num_epochs, self.place):
+        before, mine = self.rows.skips, micro_batches(step, micro)[self.acc.process_index::self.acc.num_processes]
+        batches = [pack(self.rows(self.selection.keys[m]), self.rows.vocab, s.positions, **self.fixed) for m in mine]
+        if self.acc.device.type=='cuda': batches = [{k:v.pin_memory() if isinstance(v, Tensor) else v for k,v in b.items()} for b in batches]
+        yield place, batches, self.rows.skips-before
 
-    def last(self)->str: return 'no checkpoint is written yet' if self.saved is None else f'the last checkpoint is that of step {self.saved}'
+@patch
+def over(self:_Run)->bool:
+    "Has each protein come as often as it should, or was the last step taken?"
+    return self.place>=(self.settings.num_epochs*self.plan.pools(), 0) or 0<=self.settings.max_steps<=self.step
 
-    def over(self)->bool:
-        "Has each protein come as often as it should, or was the last step taken?"
-        return self.place>=(self.settings.num_epochs*self.plan.pools(), 0) or 0<=self.settings.max_steps<=self.step
+@patch
+def last(self:_Run)->str: return 'no checkpoint is written yet' if self.saved is None else f'the last checkpoint is that of step {self.saved}'
 
-    def train(self, kernel:str):
-        "Steps to the end, or to a signal"
-        s = self.settings
-        for place,batches,skipped in prefetch(self.read()):
-            rate = learning_rate(self.step, self.total, s.learning_rate, s.warmup_ratio)
-            due = s.save_minutes>0 and time.monotonic()-self.last_save>60*s.save_minutes
-            here = dict(skipped=skipped, interrupt=int(self.stop.interrupt), terminate=int(self.stop.terminate), save=int(due and self.acc.is_main_process))
-            out = optimizer_step(self.acc, self.model, self.opt, batches, rate, self.rows.vocab.EOS, kernel, self.judge, here)
-            self.step, self.place = self.step+1, place
-            self.after(out, rate)
-            ends, stops = self.over(), out['interrupt']+out['terminate']>0
-            if ends or stops or out['save'] or (s.save_interval>0 and self.step%s.save_interval==0): self.save()     # first: a launcher gives 30 s to end
-            if stops and not ends: raise Interrupted(75 if out['terminate'] else 130)
-            self.evaluate(self.due())
-            if ends: return
+# %% ../nbs/11_training.ipynb #fa2db3b9
+@patch
+def train(self:_Run, kernel:str):
+    "Steps to the end, or to a signal"
+    s = self.settings
+    for place,batches,skipped in prefetch(self.read()):
+        rate = learning_rate(self.step, self.total, s.learning_rate, s.warmup_ratio)
+        due = s.save_minutes>0 and time.monotonic()-self.last_save>60*s.save_minutes
+        here = dict(skipped=skipped, interrupt=int(self.stop.interrupt), terminate=int(self.stop.terminate), save=int(due and self.acc.is_main_process))
+        out = optimizer_step(self.acc, self.model, self.opt, batches, rate, self.rows.vocab.EOS, kernel, self.judge, here)
+        self.step, self.place = self.step+1, place
+        self.after(out, rate)
+        ends, stops = self.over(), out['interrupt']+out['terminate']>0
+        if ends or stops or out['save'] or (s.save_interval>0 and self.step%s.save_interval==0): self.save()     # first: a launcher gives 30 s to end
+        if stops and not ends: raise Interrupted(75 if out['terminate'] else 130)
+        self.evaluate(self.due())
+        if ends: return
 
-# %% ../nbs/11_training.ipynb #5be9047f
+# %% ../nbs/11_training.ipynb #836ae184
 @patch
 def judge(self:_Run, loss:float, norm:float|None)->str:
     "What is to be done with a step, and a word about it"
     verdict, says = self.watch.verdict(self.step+1, loss, norm)
     if says and verdict!='stop' and self.acc.is_main_process: log.warning('%s', says)
-    if verdict=='skip' and engine(self.acc).startswith('DeepSpeed'): verdict, says = 'stop', says+'. But DeepSpeed has applied it already'
+    if verdict=='skip' and engine(self.acc).startswith('DeepSpeed'): verdict, says = 'stop', f'{says.split(";")[0]}; DeepSpeed has applied the step already, so it cannot be skipped: the run stops'
     if verdict=='stop': raise RuntimeError(f'{says} ({self.last()})')
     return verdict
 
