@@ -113,7 +113,7 @@ def check_kanzi(checkpoint:str, full:bool=False): # as of --kanzi-checkpoint and
     wrong = [k for k,(_,ok) in known_outputs(tok).items() if not ok] if published and full else []
     yield Line('kanzi', 'bad' if wrong else 'ok' if published else 'warn', f'{checkpoint} loads: {tok.n_codes:,} codes, '+('the published checkpoint' if published else f'not the published checkpoint (SHA-256 {tok.identity[:12]}..., not {PUBLISHED_FILE["sha256"][:12]}...)')+(f', but its {", ".join(wrong)} are not as known' if wrong else ', its outputs are those that are known' if published and full else ''), 'ss_kanzi_report shows what differs' if wrong else '')
 
-# %% ../nbs/18_doctor.ipynb #b360a23b
+# %% ../nbs/18_doctor.ipynb #9ba241c3
 def _rows(n:int, most:int=10_000): # ascending positions, int64
     "A sample of n positions, and the last hundred of them"
     import numpy as np
@@ -151,6 +151,7 @@ def _together(aa, part, end:str)->Line|None:
     if odd.any(): return Line(f'db{end}', 'bad', f'{int(odd.sum()):,} of {n:,} entries have not as many {what} as residues (key {aa.keys[rows[other>=0][odd][0]]}): the parts are not of one download', 'ss_db verify names them; download all parts of one release')
     if lack: return Line(f'db{end}', 'bad' if lack==n else 'warn', f'{lack:,} of {n:,} entries looked at have no {what} (in all {len(part):,} of {len(aa):,} keys); training leaves them out', 'is the download complete? ss_db verify lists them')
 
+# %% ../nbs/18_doctor.ipynb #e8580406
 def check_database(path:str, full:bool=False): # as of --db-path and --full
     "A Foldseek database, part by part and together"
     from structure_search.foldseek_check import PARTS, verify

@@ -36,7 +36,7 @@ def smoothed(
     ok, ones = np.isfinite(y), np.ones(max(1, min(n, len(y))))
     return np.where(ok, np.convolve(np.where(ok, y, 0), ones, 'same')/np.maximum(np.convolve(ok, ones, 'same'), 1), np.nan)
 
-# %% ../nbs/18b_plot_run.ipynb #286601b8
+# %% ../nbs/18b_plot_run.ipynb #f749e6e3
 PANELS = [('loss','val_loss','val_loss_wrong_sequence','unigram_nats','bigram_nats'), ('learning_rate',), ('grad_norm',), ('tokens_per_second','residues_per_second'), ('useful','mfu'), ('rmsd_median','rmsd_mean'), ('val_accuracy','sample_token_accuracy')]
 
 def panels(
@@ -70,6 +70,7 @@ def _draw(ax, runs:dict, names:list[str], x:str, n:int):
     ax.set(xlabel=AXES[x][0], ylabel=f'{title} ({unit})' if unit and unit!=title else title, yscale='log' if names==['grad_norm'] else 'linear')
     if ax.get_legend_handles_labels()[1]: ax.legend(fontsize='xx-small', framealpha=0.9)
 
+# %% ../nbs/18b_plot_run.ipynb #0d23b936
 def run_figure(
     runs:dict[str,list[dict]], # label -> rows
     x:str='step', # of `AXES`

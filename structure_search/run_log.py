@@ -144,7 +144,7 @@ def _forget_later(file:Path, step:int):
     with open(new, 'w', encoding='utf-8', newline='\n') as f: f.write(kept); f.flush(); os.fsync(f.fileno())
     os.replace(new, file)
 
-# %% ../nbs/10b_run_log.ipynb #0f117942
+# %% ../nbs/10b_run_log.ipynb #32c962ab
 def _says(e:BaseException)->str: return (str(e).strip() or type(e).__name__).splitlines()[0]
 def _installed(name:str)->bool: return (spec := find_spec(name)) is not None and spec.origin is not None      # a folder of that name in the working directory is none
 
@@ -181,6 +181,8 @@ def start_wandb(
             os.environ.pop('WANDB_API_KEY', None)       # or the offline run would check it, too
 
 TRACKERS = 'auto', 'wandb', 'tensorboard', 'none'
+
+# %% ../nbs/10b_run_log.ipynb #438ea163
 class _Wandb:
     name = 'wandb'
     def __init__(self, run):

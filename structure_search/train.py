@@ -30,26 +30,55 @@ def number(
         return value
     return parse
 
-# %% ../nbs/12_train.ipynb #d547d575
-def make_parser(
-    prog:str, # name of the command
-    description:str, # first line of its help
-    output_dir:str, # default of --output-dir
-)->argparse.ArgumentParser:
-    "The flags that both training commands have"
-    p = argparse.ArgumentParser(prog=prog, description=description, formatter_class=Help)
-    def flag(name, default, help, **kw): p.add_argument(name, default=default, help=help, **({} if kw.get('action') or default is None else dict(type=type(default)))|kw)
-    flag('--model-name', 'TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T', 'preset (tinyllama-1.1b, base, small, mini, tiny, nano), folder, or Hugging Face id; TinyLlama-1.1B is built in')
+# %% ../nbs/12_train.ipynb #8c83abc1
+def _adder(p, title:str, about:str):
+    "Function that adds a flag to a group of the help, with the type of its default"
+    group = p.add_argument_group(title, about)
+    def flag(name, default, help, **kw): group.add_argument(name, default=default, help=help, **({} if kw.get('action') or default is None else dict(type=type(default)))|kw)
+    return flag
+
+def _data_flags(p):
+    flag = _adder(p, 'data', 'what to train on')
     flag('--db-path', 'data/foldseek/afdb50/afdb50', 'Foldseek database, its name without ending')
-    flag('--output-dir', output_dir, 'folder for the model, checkpoint, figures')
+    flag('--clusters', None, 'text file, key<tab>cluster: whole clusters are held out; without it, single proteins are')
+    flag('--val-fraction', 0.01, 'share of clusters held out, 0 to 0.99', type=number(float, 0, 0.99))
+    flag('--keys', None, 'text file, a key or name a line: only these proteins are used')
+    flag('--exclude', None, 'text file, a key or name a line: these are not, neither for training nor for validation')
+    flag('--max-protein-length', 400, 'residues; longer proteins are left out, and those of more than (--max-length - 4)/2', type=number(int, 1))
+    flag('--max-length', 1024, 'tokens of a row', type=number(int, 6))
+    flag('--shuffle-block', 0, 'keep runs of so many neighbours of the database together in the random order, for disks that seek slowly (65536, say); 0: no runs', type=number(int, 0))
+
+def _model_flags(p):
+    flag = _adder(p, 'model', 'what to train')
+    flag('--model-name', 'TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T', 'preset (tinyllama-1.1b, base, small, mini, tiny, nano), folder, or Hugging Face id; TinyLlama-1.1B is built in')
+    flag('--vocab', 'minimal', "tokens: 'minimal', or 'extended': those of the base model too", choices=('minimal','extended'))
+    flag('--positions', 'aligned', "of tokens: 'aligned' gives structure token i the position of residue i", choices=('aligned','sequential'))
+    flag('--pretrained', False, 'start from the weights of --model-name, not from random ones', action='store_true')
+    flag('--seed', 0, 'of weights, order and samples', type=number(int, 0, 2**31))
+
+# %% ../nbs/12_train.ipynb #f7699e67
+def _step_flags(p):
+    flag = _adder(p, 'steps', 'how to train; a step is a step of the optimizer')
     flag('--batch-size', 4, 'rows of --max-length tokens, per GPU and micro-batch; a row holds as many proteins as fit', type=number(int, 1))
     flag('--gradient-accumulation-steps', 4, 'micro-batches of a step', type=number(int, 1))
     flag('--learning-rate', 1e-4, 'highest learning rate', type=number(float, 0, 1))
     flag('--warmup-ratio', 0.03, 'share of the steps in which the learning rate rises', type=number(float, 0, 1))
-    flag('--max-length', 1024, 'tokens of a row', type=number(int, 6))
-    flag('--max-protein-length', 400, 'residues; longer proteins are left out, and those of more than (--max-length - 4)/2', type=number(int, 1))
     flag('--num-epochs', 3, 'times that each protein is seen', type=number(int, 1))
     flag('--max-steps', -1, 'stop after so many steps; -1: full training', type=number(int, -1, never=0))
+    flag('--on-nan', 'stop', 'what to do where the loss or its gradient is no number: stop, or skip the step', choices=('stop','skip'))
+    flag('--on-spike', 'warn', 'what to do where the loss leaps (by six running standard deviations and half a nat)', choices=('warn','skip','stop'))
+
+def _machine_flags(p):
+    flag = _adder(p, 'machine', 'how it is computed')
+    flag('--attention', 'auto', 'kernel for packed rows; auto: the best that is there', choices=('auto','flash-attn','torch-varlen','flex','each','dense'))
+    flag('--no-flash-attn', False, "use torch's attention even where flash-attn is installed", action='store_true')
+    flag('--compile', 'auto', 'torch.compile of the layers; auto: on a GPU', choices=('auto','on','off'))
+    flag('--activation-checkpointing', 'auto', 'compute activations again in the backward pass, which saves memory and costs a third more computing; auto: where the GPU is too small without', choices=('auto','on','off'))
+    flag('--float8', False, 'matrix products of the layers in float8; needs torchao and an H100', action='store_true')
+
+def _watch_flags(p, output_dir:str):
+    flag = _adder(p, 'the run', 'where it goes, how it is watched, how it goes on')
+    flag('--output-dir', output_dir, 'folder for the model, checkpoint, figures')
     flag('--log-interval', 10, 'steps between lines of the log', type=number(int, 1))
     flag('--eval-interval', 500, 'steps between validation losses; 0: at the end only', type=number(int, 0))
     flag('--eval-samples', 256, 'held-out proteins for the validation loss, at most', type=number(int, 1))
@@ -57,26 +86,20 @@ def make_parser(
     flag('--rmsd-eval-samples', 25, 'held-out proteins to predict, at most', type=number(int, 1))
     flag('--save-minutes', 20.0, 'minutes between checkpoints; 0: by steps alone (with --save-interval 0, one at the end). One more is written at the end', type=number(float, 0))
     flag('--save-interval', 0, 'steps between checkpoints; 0: by time alone', type=number(int, 0))
-    flag('--clusters', None, 'text file, key<tab>cluster: whole clusters are held out; without it, single proteins are')
-    flag('--val-fraction', 0.01, 'share of clusters held out, 0 to 0.99', type=number(float, 0, 0.99))
-    flag('--keys', None, 'text file, a key or name a line: only these proteins are used')
-    flag('--exclude', None, 'text file, a key or name a line: these are not, neither for training nor for validation')
-    flag('--shuffle-block', 0, 'keep runs of so many neighbours of the database together in the random order, for disks that seek slowly (65536, say); 0: no runs', type=number(int, 0))
-    flag('--vocab', 'minimal', "tokens: 'minimal', or 'extended': those of the base model too", choices=('minimal','extended'))
-    flag('--positions', 'aligned', "of tokens: 'aligned' gives structure token i the position of residue i", choices=('aligned','sequential'))
-    flag('--pretrained', False, 'start from the weights of --model-name, not from random ones', action='store_true')
-    flag('--no-flash-attn', False, "use torch's attention even where flash-attn is installed", action='store_true')
-    flag('--seed', 0, 'of weights, order and samples', type=number(int, 0, 2**31))
     flag('--resume', 'never', "'auto' (or the flag alone): go on from the newest whole checkpoint in --output-dir, or begin where there is none; 'never': begin", nargs='?', const='auto', choices=('auto','never'))
-    flag('--attention', 'auto', 'kernel for packed rows; auto: the best that is there', choices=('auto','flash-attn','torch-varlen','flex','each','dense'))
-    flag('--compile', 'auto', 'torch.compile of the layers; auto: on a GPU', choices=('auto','on','off'))
-    flag('--activation-checkpointing', 'auto', 'compute activations again in the backward pass, which saves memory and costs a third more computing; auto: where the GPU is too small without', choices=('auto','on','off'))
-    flag('--float8', False, 'matrix products of the layers in float8; needs torchao and an H100', action='store_true')
-    flag('--on-nan', 'stop', 'what to do where the loss or its gradient is no number: stop, or skip the step', choices=('stop','skip'))
-    flag('--on-spike', 'warn', 'what to do where the loss leaps (by six running standard deviations and half a nat)', choices=('warn','skip','stop'))
     flag('--tracker', 'auto', 'where figures go beside metrics.jsonl; auto: wandb where it is installed, offline without a key', choices=('auto','wandb','tensorboard','none'))
     flag('--plan', False, 'say what the training will need (parameters, memory, tokens, days), and do nothing', action='store_true')
     flag('--smoke', None, 'try it for so many minutes (5, if none are given): tokens/s, MFU, memory, the largest batch, the time that the whole run will take; written to smoke.json and smoke.txt in --output-dir', nargs='?', const=5.0, type=number(float, 0.01))
+
+# %% ../nbs/12_train.ipynb #79d871b7
+def make_parser(
+    prog:str, # name of the command
+    description:str, # first line of its help
+    output_dir:str, # default of --output-dir
+)->argparse.ArgumentParser:
+    "The flags that both training commands have"
+    p = argparse.ArgumentParser(prog=prog, description=description, formatter_class=Help)
+    _data_flags(p); _model_flags(p); _step_flags(p); _machine_flags(p); _watch_flags(p, output_dir)
     return p
 
 # %% ../nbs/12_train.ipynb #933bd979
@@ -136,7 +159,7 @@ def _prediction(acc, rows, val, settings, n:int):
         return {f'sample_{k}' if not k.startswith('rmsd') else k:v for k,v in summary(scores).items()}, media
     return predict
 
-# %% ../nbs/12_train.ipynb #3e155ead
+# %% ../nbs/12_train.ipynb #d504c6b7
 def _settings(args, acc, config, say):
     "Settings of a run from its flags; whether activations are kept is decided here"
     from structure_search.step import Settings
@@ -163,6 +186,7 @@ def _plan(args, acc, vocab, train, say):
     say(f'{args.model_name}'+('' if gpu else '; no GPU here: an H100 of 80 GB is assumed')+f'\n{plan_text(plan)}')
     return plan
 
+# %% ../nbs/12_train.ipynb #7a406c2b
 def run(
     args:argparse.Namespace, # of `make_parser`
     alphabet:str, # '3di' or 'kanzi'
