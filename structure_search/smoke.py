@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['whole_run', 'report_text', 'smoke']
 
-# %% ../nbs/11c_smoke.ipynb #c2bee0d7
+# %% ../nbs/11c_smoke.ipynb #3f5c85f9
 import json, os, resource, shutil, tempfile, time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np, torch
 from tqdm.auto import tqdm
 from .batches import StepPlan, micro_batches, pack, prefetch
 from .checkpoint import CheckpointError
-from .engines import all_agree, engine, make_accelerator, plain_copy
+from .engines import all_agree, broadcast, engine, make_accelerator, plain_copy
 from .plan import packing, peak_flops
 from .run_log import Meter, versions
 from .step import Settings, fixed_shape, make_optimizer, optimizer_step, prepare_model
@@ -130,7 +130,7 @@ def report_text(
               f'the whole run: {w["steps"]:,} steps, {w["days"]:.2f} days ({24*w["days"]:.1f} hours), of which evaluations {100*w["evaluations"]:.1f} %, checkpoints {100*w["checkpoints"]:.1f} %']
     return '\n'.join(lines)
 
-# %% ../nbs/11c_smoke.ipynb #b763189d
+# %% ../nbs/11c_smoke.ipynb #06d9c0d4
 def smoke(
     settings:Settings,
     model, # of transformers, with one of our attention kernels
@@ -161,6 +161,7 @@ def smoke(
     r |= _other_work(trial, folder, evaluations, dict(positions=settings.positions)|about)
     epoch = packing(train.lengths, settings.batch_size*settings.gradient_accumulation_steps*acc.num_processes, settings.max_length, settings.seed, settings.shuffle_block)
     r |= dict(whole_run=whole_run(settings, epoch.steps, r, {k:i for k,(i,_) in evaluations.items()}), settings=asdict(settings), versions=versions())
+    r = broadcast(acc, r)               # the same figures in all
     if acc.is_main_process:
         (folder/'smoke.json').write_text(json.dumps(r, indent=1)); (folder/'smoke.txt').write_text(report_text(r)+'\n')
     say(report_text(r)+f'\nwritten to {folder/"smoke.json"} and smoke.txt')

@@ -151,3 +151,12 @@ def test_a_killed_process_ends_the_job(db, alone, tmp_path):
     assert train.main(['--db-path', str(db), '--output-dir', str(out), *FLAGS, *flags, *shape(2, 4), '--resume', 'auto'])==0
     whole = alone(*shape(2, 4), '--max-steps', '40')
     same_figures(figures(out), figures(whole)); same_weights(out, whole)
+
+def test_smoke_with_two_processes(db, tmp_path):
+    "Both take part, one writes"
+    out = tmp_path/'smoke'
+    r = subprocess.run([*LAUNCH, '--db-path', str(db), '--output-dir', str(out), *FLAGS, *shape(2, 2), '--smoke', '0.05'], env=ENV, capture_output=True, text=True, timeout=120)
+    if r.returncode: skip_without_gloo(r.stderr[-3000:])
+    measured = json.loads((out/'smoke.json').read_text())
+    assert measured['processes']==2 and measured['engine']=='DDP' and measured['trials'][0]['tokens_per_second']>0 and {*measured['evaluations']}=={'validation','prediction'}
+    assert r.stdout.count('the whole run')==1 and not [*out.glob('smoke.tmp*')]
