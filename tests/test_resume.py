@@ -180,6 +180,7 @@ def test_a_launcher_that_dies_takes_its_training_along(db, tmp_path):
     while p.poll() is None and time.monotonic()<until and not (out/'metrics.jsonl').exists(): time.sleep(0.02)
     child = int((out/'.lock').read_text().split()[-1])
     p.kill(); p.wait()
+    until = time.monotonic()+120
     while Path(f'/proc/{child}').exists() and time.monotonic()<until: time.sleep(0.05)
     assert not Path(f'/proc/{child}').exists() and newest(out/'checkpoints')
 
