@@ -149,16 +149,18 @@ def load_whole(
         for k in _MOMENTS: _put(state[k], new[k])
         opt.state[p] = dict(step=torch.tensor(float(new['step']), device=p.device if fused[id(p)] else 'cpu'))|state
 
-# %% ../nbs/10c_engines.ipynb #909b92c5
+# %% ../nbs/10c_engines.ipynb #ff890f7f
 @torch.no_grad()
 def plain_copy(
     acc:Accelerator,
     model, # prepared by `acc`
-    make, # () -> a new model of the same shape, whatever its weights
+    make=None, # () -> a new model of the same shape, whatever its weights; None: by the model's class and configuration
 ): # model in evaluation mode on the device; in DDP and in one process the one that is trained
     "The current model in each process, whole, to be called as often as each likes; made by all together"
     if acc.distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED): return acc.unwrap_model(model).eval()
-    plain = make().to(acc.device).eval().requires_grad_(False)
+    own = acc.unwrap_model(model, keep_torch_compile=False)
+    with torch.device(acc.device): plain = make() if make else type(own)(own.config)
+    plain = plain.to(acc.device).eval().requires_grad_(False)
     for name,w in whole_weights(acc, model): plain.get_parameter(name).copy_(w)
     if _bf16(): plain.forward = convert_outputs_to_fp32(torch.autocast(acc.device.type, dtype=torch.bfloat16)(plain.forward))
     return plain

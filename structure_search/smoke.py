@@ -82,13 +82,12 @@ def _larger(trial:_Trial, first:dict, until:float, bar)->tuple[list[dict],str]:
             torch.cuda.empty_cache()
             return done, f'{size} rows do not fit'
 
-# %% ../nbs/11c_smoke.ipynb #373e44ec
+# %% ../nbs/11c_smoke.ipynb #9b23cc90
 def _other_work(trial:_Trial, folder:Path, evaluations:dict, about:dict)->dict:
     "Seconds of each evaluation and of a checkpoint, and the checkpoint's size"
     acc, out = trial.acc, dict(evaluations={})
-    plain = acc.unwrap_model(trial.model, keep_torch_compile=False)
     with torch.compiler.set_stance('force_eager'):
-        model = plain_copy(acc, trial.model, lambda: type(plain)(plain.config))
+        model = plain_copy(acc, trial.model)
         for name,(_,fn) in evaluations.items():
             t = time.perf_counter(); fn(0, model); out['evaluations'][name] = time.perf_counter()-t
     trial.model.train()

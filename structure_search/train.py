@@ -159,7 +159,7 @@ def _prediction(acc, rows, val, settings, n:int):
         return {f'sample_{k}' if not k.startswith('rmsd') else k:v for k,v in summary(scores).items()}, media
     return predict
 
-# %% ../nbs/12_train.ipynb #d504c6b7
+# %% ../nbs/12_train.ipynb #4c19d2c0
 def _settings(args, acc, config, say):
     "Settings of a run from its flags; whether activations are kept is decided here"
     from structure_search.step import Settings
@@ -171,7 +171,7 @@ def _settings(args, acc, config, say):
         from structure_search.plan import needs_checkpointing
         try: s.activation_checkpointing = needs_checkpointing(config, s.batch_size, s.max_length, torch.cuda.get_device_properties(acc.device).total_memory, engine(acc), acc.num_processes)
         except ValueError as e: say(f'{e}: activations are kept (--activation-checkpointing on where the GPU is too small)')
-        if s.activation_checkpointing: say('activations are computed again in the backward pass: with them, the batch would not fit this GPU (--activation-checkpointing off to try)')
+        if s.activation_checkpointing: say('activations are computed again in the backward pass: kept, they would not fit this GPU (--activation-checkpointing off to try)')
     return s
 
 def _plan(args, acc, vocab, train, say):

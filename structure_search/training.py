@@ -239,7 +239,7 @@ def _lost(e:RuntimeError)->bool:
     "Is it about another process that doesn't answer?"
     return isinstance(e, torch.distributed.DistError) or any(w in str(e) for w in ('Connection closed by peer', 'Connection reset by peer', 'Broken pipe', 'gloo', 'NCCL', 'Timed out waiting'))
 
-# %% ../nbs/11_training.ipynb #70acdca8
+# %% ../nbs/11_training.ipynb #589e63ca
 class _Run:
     "The loop and its surroundings"
     def __init__(self, settings, acc, model, opt, rows, train, plan, total, about, same, evaluations, progress, stop):
@@ -249,13 +249,10 @@ class _Run:
         peak = peak_flops(torch.cuda.get_device_name()) if acc.device.type=='cuda' else None
         self.meter, self.watch = Meter(peak and peak*acc.num_processes, progress['meter']), Watch(settings.on_spike, settings.on_nan, state=progress['watch'])
         self.epoch = 2*int(train.lengths.sum())+3*len(train)           # tokens
-        self.versions, plain = versions(), acc.unwrap_model(model, keep_torch_compile=False)
+        self.versions = versions()
         config = asdict(settings)|about|dict(engine=engine(acc), versions=self.versions)
         self.log = RunLog(self.folder, config, settings.tracker, self.step or None) if acc.is_main_process else None
         self.bar, self.last_save = tqdm(total=total, initial=self.step, unit='step', desc='training', disable=not acc.is_main_process), time.monotonic()
-        def make():
-            with torch.device(acc.device): return type(plain)(plain.config)      # a plain model of that shape
-        self.make = make
         self.fixed = fixed_shape(settings, train.lengths) if acc.device.type=='cuda' or settings.compile=='on' else {}
 
 # %% ../nbs/11_training.ipynb #e5514667
@@ -322,7 +319,7 @@ def after(self:_Run, out:dict, rate:float):
         mfu = f'  MFU {100*figures["mfu"]:.0f} %' if 'mfu' in figures else ''
         self.bar.write(f'step {self.step:,}/{self.total:,}  loss {self.loss:.4f} nats/token  gradient {out["grad_norm"] or math.nan:.2f}  learning rate {rate:.2e}  {figures.get("tokens_per_second", 0):,.0f} tokens/s ({100*figures.get("useful", 0):.0f} % useful){mfu}')
 
-# %% ../nbs/11_training.ipynb #cc875cc1
+# %% ../nbs/11_training.ipynb #6979b044
 @patch
 def due(self:_Run)->list[str]:
     "Evaluations that this step should have"
@@ -340,7 +337,7 @@ def evaluate(self:_Run, names:list[str]):
     "Run evaluations, each process on its share; a signal cuts them short where there is a checkpoint of this step: the run that goes on makes up for them"
     if not names: return
     with self.meter.pause(), torch.compiler.set_stance('force_eager'):         # compiled layers are for the one shape of training
-        model = plain_copy(self.acc, self.model, self.make)
+        model = plain_copy(self.acc, self.model)
         for name in names:
             signalled = all_agree(self.acc, 'terminate' if self.stop.terminate else 'interrupt' if self.stop.interrupt else None)
             if signalled and self.saved==self.step: raise Interrupted(75 if signalled=='terminate' else 130)

@@ -87,7 +87,13 @@ def test_parts_of_two_processes_make_a_step(db):
             yield sorted(tuple(b['input_ids'][0,i:j].tolist()) for _,batches,_ in parts for b in batches for i,j in zip(b['bounds'][:-1], b['bounds'][1:]) if b['tokens'])      # without the padding of empty micro-batches
     two, one, at_once = ([*contents(*s)] for s in ((2,2,2), (1,2,4), (1,8,1)))
     assert len(two)>=8 and two==one==at_once
+    assert {len(step) for _,step in StepPlan(train_set.lengths, 8, 170).run(1)}!={8}, 'some steps have fewer rows than others'
     assert sum(map(len, two))==2*42 and len({p for s in two[:len(two)//2] for p in s})==42
+
+def test_more_micro_batches_than_rows(db, alone):
+    "An epoch of fewer rows than a step could have: most micro-batches are empty, and the step is the same"
+    many, one = (alone(*s, '--max-steps', '3') for s in (shape(1, 64), shape(64, 1)))
+    same_figures(figures(many), figures(one)); same_weights(many, one)
 
 @pytest.mark.parametrize('engine', ['DDP', 'FSDP2'])
 def test_two_processes_train_as_one(engine, db, alone, tmp_path):
