@@ -11,37 +11,56 @@ from functools import cache
 import torch, torch.nn.functional as F
 from torch import Tensor
 
-# %% ../nbs/07c_attention.ipynb #fb11a2a7
-def _flash(q, k, v, bounds, longest, scale):
+# %% ../nbs/07c_attention.ipynb #9926d413
+def _halves(bounds:Tensor, ends:Tensor, T:int)->tuple[Tensor,Tensor]:
+    "Where each sequence and each structure begins, and T: int32 (2P+1,); which tokens are of sequences, bool (T,1,1)"
+    halves = torch.cat([torch.stack([bounds[:-1], ends], 1).flatten(), bounds[-1:]])
+    return halves, (torch.bucketize(torch.arange(T, device=bounds.device), halves[1:], right=True)%2==0)[:,None,None]
+
+def _twice(attend, q, k, v, bounds, ends):
+    "Causal attention within each protein, and within sequences both ways"
+    out = attend(q, k, v, bounds, True)
+    if ends is None: return out
+    halves, sequence = _halves(bounds, ends, len(q))
+    return torch.where(sequence, attend(q, k, v, halves, False), out)
+
+def _flash(q, k, v, bounds, ends, longest, scale):
     from flash_attn import flash_attn_varlen_func
-    return flash_attn_varlen_func(q, k, v, bounds, bounds, longest, longest, softmax_scale=scale, causal=True)
+    return _twice(lambda q, k, v, b, causal: flash_attn_varlen_func(q, k, v, b, b, longest, longest, softmax_scale=scale, causal=causal), q, k, v, bounds, ends)
 
-def _varlen(q, k, v, bounds, longest, scale):
+def _varlen(q, k, v, bounds, ends, longest, scale):
     from torch.nn.attention.varlen import varlen_attn
-    return varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=(-1, 0), enable_gqa=q.shape[1]!=k.shape[1])
+    return _twice(lambda q, k, v, b, causal: varlen_attn(q, k, v, b, b, longest, longest, scale=scale, window_size=(-1, 0 if causal else -1), enable_gqa=q.shape[1]!=k.shape[1]), q, k, v, bounds, ends)
 
-def _each(q, k, v, bounds, longest, scale):
+def _each(q, k, v, bounds, ends, longest, scale):
     "One protein after the other"
-    sizes = bounds.diff().tolist()
-    parts = zip(*(x.transpose(0, 1)[None].split(sizes, 2) for x in (q, k, v)))
-    out = [F.scaled_dot_product_attention(a, b, c, is_causal=True, scale=scale, enable_gqa=True) for a,b,c in parts if a.shape[2]]
+    begin, out = bounds.tolist(), []
+    parts = zip(*(x.transpose(0, 1)[None].split(bounds.diff().tolist(), 2) for x in (q, k, v)), [None]*(len(begin)-1) if ends is None else (ends-bounds[:-1]).tolist())
+    for a,b,c,n in parts:
+        if not (T := a.shape[2]): continue
+        if n is None: out.append(F.scaled_dot_product_attention(a, b, c, is_causal=True, scale=scale, enable_gqa=True)); continue
+        if n: out.append(F.scaled_dot_product_attention(a[:,:,:n], b[:,:,:n], c[:,:,:n], scale=scale, enable_gqa=True))
+        if n<T: out.append(F.scaled_dot_product_attention(a[:,:,n:], b, c, attn_mask=torch.ones(T-n, T, dtype=torch.bool, device=q.device).tril(n), scale=scale, enable_gqa=True))
     return torch.cat(out, 2)[0].transpose(0, 1)
 
-# %% ../nbs/07c_attention.ipynb #5c777b8a
-def _documents(bounds:Tensor, T:int)->Tensor:
-    "Number of the protein of each token, (T,)"
-    return torch.bucketize(torch.arange(T, device=bounds.device), bounds[1:], right=True)
+# %% ../nbs/07c_attention.ipynb #3d3e6ed4
+def _may_read(bounds:Tensor, ends:Tensor|None, T:int):
+    "Function of two places: does the first read the second?"
+    at = torch.arange(T, device=bounds.device)
+    doc = torch.bucketize(at, bounds[1:], right=True)
+    last = at if ends is None else torch.maximum(at, ends[doc]-1)          # the last that a token reads; structure tokens are beyond `ends`
+    return lambda i, j: (doc[i]==doc[j])&(last[i]>=j)
 
-def _dense_mask(bounds:Tensor, T:int)->Tensor:
+def _dense_mask(bounds:Tensor, ends:Tensor|None, T:int)->Tensor:
     "bool (1,1,T,T): does the token of the row read that of the column?"
-    doc = _documents(bounds, T)
-    return ((doc[:,None]==doc[None])&torch.ones(T, T, dtype=torch.bool, device=doc.device).tril())[None,None]
+    at = torch.arange(T, device=bounds.device)
+    return _may_read(bounds, ends, T)(at[:,None], at[None])[None,None]
 
-def _block_mask(bounds:Tensor, T:int):
+def _block_mask(bounds:Tensor, ends:Tensor|None, T:int):
     "The same for FlexAttention, which stores which blocks of 128 x 128 are needed"
     from torch.nn.attention.flex_attention import create_block_mask
-    doc = _documents(bounds, T)
-    return create_block_mask(lambda b, h, i, j: (doc[i]==doc[j])&(i>=j), None, None, T, T, device=str(bounds.device))
+    may = _may_read(bounds, ends, T)
+    return create_block_mask(lambda b, h, i, j: may(i, j), None, None, T, T, device=str(bounds.device))
 
 @cache
 def _compiled_flex():
@@ -85,7 +104,7 @@ def choose_kernel(
     "Name of the best kernel that can train here; 'each' where there is no GPU"
     return next(k for k,why in kernels(device).items() if why is None and (flash or k!='flash-attn'))
 
-# %% ../nbs/07c_attention.ipynb #3a78cd06
+# %% ../nbs/07c_attention.ipynb #3815af7b
 def packed_attention(
     kernel:str, # of `kernels`
     q:Tensor, # queries, (T,H,D)
@@ -94,41 +113,44 @@ def packed_attention(
     bounds:Tensor, # where each protein begins, and T: int32 (P+1,); proteins of no token are fine
     longest:int, # no protein has more tokens
     scale:float|None=None, # of the scores; None: 1/sqrt(D)
-    mask=None, # what `masked` made of `bounds`, for kernels that need it
+    mask=None, # what `masked` made of `bounds` and `ends`, for kernels that need it
+    ends:Tensor|None=None, # where each protein's sequence ends, which is read both ways: int32 (P,); None: all is causal
 )->Tensor: # (T,H,D)
-    "Causal attention within each protein of a packed row"
-    if kernel in BY_BOUNDS: return BY_BOUNDS[kernel](q, k, v, bounds, longest, scale)
-    return BY_MASK[kernel][1](q, k, v, masked(kernel, bounds, len(q)) if mask is None else mask, scale)
+    "Attention within each protein of a packed row, causal but for the sequences"
+    if kernel in BY_BOUNDS: return BY_BOUNDS[kernel](q, k, v, bounds, ends, longest, scale)
+    return BY_MASK[kernel][1](q, k, v, masked(kernel, bounds, len(q), ends) if mask is None else mask, scale)
 
 def masked(
     kernel:str, # of `kernels`
     bounds:Tensor, # as in `packed_attention`
     T:int, # tokens
+    ends:Tensor|None=None, # as in `packed_attention`
 ): # a mask for the kernel, or None where it needs none
     "The mask of a row, once for all layers"
-    return BY_MASK[kernel][0](bounds, T) if kernel in BY_MASK else None
+    return BY_MASK[kernel][0](bounds, ends, T) if kernel in BY_MASK else None
 
-# %% ../nbs/07c_attention.ipynb #9ca6c0dd
+# %% ../nbs/07c_attention.ipynb #352b6b78
 def attention_inputs(
     kernel:str, # of `kernels`
     bounds:Tensor, # as in `packed_attention`
     longest:int, # no protein has more tokens
     T:int, # tokens of the row
+    ends:Tensor|None=None, # as in `packed_attention`
 )->dict: # keyword arguments for the model
     "What tells a model of transformers where one protein ends"
-    mask = masked(kernel, bounds, T)
+    mask = masked(kernel, bounds, T, ends)
     if mask is None: mask = torch.empty(1, 1, 0, 0, dtype=torch.bool, device=bounds.device)
-    return dict(attention_mask=mask, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds, max_length_q=longest, max_length_k=longest)
+    return dict(attention_mask=mask, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds, max_length_q=longest, max_length_k=longest)|({} if ends is None else dict(sequence_ends=ends))
 
 def _for_transformers(kernel:str):
     "The kernel as an attention function of transformers"
-    def forward(module, query, key, value, attention_mask, scaling=None, dropout=0.0, cu_seq_lens_q=None, max_length_q=None, **kwargs):
+    def forward(module, query, key, value, attention_mask, scaling=None, dropout=0.0, cu_seq_lens_q=None, max_length_q=None, sequence_ends=None, **kwargs):
         if cu_seq_lens_q is None:
             if attention_mask is not None and 0 in attention_mask.shape: raise ValueError(f'{type(module).__name__} does not pass on where one protein ends and the next begins: this architecture cannot train on packed rows')
             from transformers.integrations.sdpa_attention import sdpa_attention_forward
             return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
         q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))      # under autocast, rotary positions make fp32 of the first two
-        return packed_attention(kernel, q, k, v, cu_seq_lens_q, max_length_q, scaling, attention_mask)[None], None
+        return packed_attention(kernel, q, k, v, cu_seq_lens_q, max_length_q, scaling, attention_mask, sequence_ends)[None], None
     return forward
 
 def register():

@@ -6,7 +6,7 @@
 __all__ = ['make_accelerator', 'engine', 'whole_weights', 'whole_moments', 'load_whole', 'plain_copy', 'all_agree', 'broadcast',
            'shared']
 
-# %% ../nbs/10c_engines.ipynb #ebb67575
+# %% ../nbs/10c_engines.ipynb #3c44b8c2
 import os
 from datetime import timedelta
 import torch, torch.nn.functional as F
@@ -15,6 +15,7 @@ from accelerate.state import PartialState
 from accelerate.utils import FullyShardedDataParallelPlugin, InitProcessGroupKwargs, broadcast_object_list, convert_outputs_to_fp32, disable_fsdp_ram_efficient_loading, gather_object
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+from .model import with_form
 
 # %% ../nbs/10c_engines.ipynb #2b2d5f51
 def _launched(engine:str)->bool: return os.environ.get(f'ACCELERATE_USE_{engine}', '').lower()=='true'
@@ -149,7 +150,7 @@ def load_whole(
         for k in _MOMENTS: _put(state[k], new[k])
         opt.state[p] = dict(step=torch.tensor(float(new['step']), device=p.device if fused[id(p)] else 'cpu'))|state
 
-# %% ../nbs/10c_engines.ipynb #ff890f7f
+# %% ../nbs/10c_engines.ipynb #ea3c2f48
 @torch.no_grad()
 def plain_copy(
     acc:Accelerator,
@@ -159,7 +160,7 @@ def plain_copy(
     "The current model in each process, whole, to be called as often as each likes; made by all together"
     if acc.distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED): return acc.unwrap_model(model).eval()
     own = acc.unwrap_model(model, keep_torch_compile=False)
-    with torch.device(acc.device): plain = make() if make else type(own)(own.config)
+    with torch.device(acc.device): plain = make() if make else with_form(type(own)(own.config))
     plain = plain.to(acc.device).eval().requires_grad_(False)
     for name,w in whole_weights(acc, model): plain.get_parameter(name).copy_(w)
     if _bf16(): plain.forward = convert_outputs_to_fp32(torch.autocast(acc.device.type, dtype=torch.bfloat16)(plain.forward))

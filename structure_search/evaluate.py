@@ -6,18 +6,21 @@
 __all__ = ['HEADER', 'teacher_forced', 'with_wrong_sequences', 'free_running', 'summary', 'save_examples', 'compare',
            'table_rows', 'format_table']
 
-# %% ../nbs/10_evaluate.ipynb #d2fe7051
+# %% ../nbs/10_evaluate.ipynb #ea874150
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
-from .dataset import collate, log
+from tqdm.auto import tqdm
+from .batches import pack
+from .dataset import log
 from .kanzi_tokenizer import length_groups
 from .metrics import lddt, rmsd, summarize_rmsd, superpose, tm_score, token_accuracy
+from .model import form_of, packed_logits
 from .predict import Predictor
 from .structure import ca_pdb
 from .visualize import superposition_figure, token_strip
 from .vocab import Vocab
 
-# %% ../nbs/10_evaluate.ipynb #b8180240
+# %% ../nbs/10_evaluate.ipynb #14b86dd7
 @torch.no_grad()
 def teacher_forced(
     model, # of transformers
@@ -25,23 +28,23 @@ def teacher_forced(
     pairs:list, # (Protein, numbers int64 (L,)) each
     positions:str='aligned', # as in training
     tokens:int=16384, # in a batch, with padding
-    add=None, # function that adds float64 (5,) over processes, where each evaluates its share; None: there is one
-)->dict: # 'nats' and 'accuracy' of a structure token, 'eos_nats', 'tokens' (how many structure tokens)
+    add=None, # function that adds float64 (8,) over processes, where each evaluates its share; None: there is one
+)->dict: # 'nats' and 'accuracy' of a structure token, 'eos_nats', 'tokens' (how many structure tokens); of a model that does both, 'read_nats' and 'read_accuracy' too: of one that only reads, 'nats' and 'accuracy' are those, and there is no 'eos_nats'
     "Loss and accuracy when all earlier tokens are the true ones"
     if not pairs and add is None: raise ValueError('no proteins to evaluate')
-    was, sums = model.training, np.zeros(5)
+    was, sums, objective = model.training, np.zeros(8), form_of(model.config)['objective']
     model.eval()
     rows = [vocab.encode(p.aa, x) for p,x in pairs]
     for group in length_groups([len(r) for r in rows], tokens):
-        batch = {k:v.to(model.device) for k,v in collate([rows[i] for i in group], vocab, positions).items()}
-        labels = batch.pop('labels')
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type=='cuda'): logits = model(**batch, use_cache=False).logits[labels>=0].float()
-        labels = labels[labels>=0]
-        nats, eos = F.cross_entropy(logits, labels, reduction='none'), labels==vocab.EOS
-        sums += [t.sum().item() for t in (nats[~eos], nats[eos], (logits.argmax(-1)==labels)[~eos], ~eos, eos)]
+        batch = pack([rows[i] for i in group], vocab, positions, objective=objective)
+        batch = {k:v.to(model.device) if isinstance(v, torch.Tensor) else v for k,v in batch.items()}
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type=='cuda'): logits = packed_logits(model, batch)
+        nats, right = F.cross_entropy(logits, batch['labels'], reduction='none'), logits.argmax(-1)==batch['labels']
+        eos, read = batch['labels']==vocab.EOS, torch.arange(len(nats), device=nats.device)>=len(nats)-batch['reads']
+        sums += [t.sum().item() for here in (~eos&~read, eos, read) for t in (nats[here], right[here], here)][:8]       # nats, right and number of each kind; as much is read as written
     model.train(was)
     if add is not None: sums = add(sums)
-    return dict(nats=sums[0]/sums[3], eos_nats=sums[1]/sums[4], accuracy=sums[2]/sums[3], tokens=int(sums[3]))
+    return dict(nats=sums[0]/sums[2], accuracy=sums[1]/sums[2], tokens=int(sums[2]))|(dict(eos_nats=sums[3]/sums[5]) if sums[5] else {})|(dict(read_nats=sums[6]/sums[2], read_accuracy=sums[7]/sums[2]) if objective=='both' else {})
 
 # %% ../nbs/10_evaluate.ipynb #c2fc6751
 def with_wrong_sequences(
@@ -54,11 +57,12 @@ def with_wrong_sequences(
     def sequence(i): return ''.join(np.resize([*pairs[other[i]][0].aa], len(pairs[i][0])))
     return [(type(p)(**{**p.__dict__, 'aa':sequence(i)}), x) for i,(p,x) in enumerate(pairs)]
 
-# %% ../nbs/10_evaluate.ipynb #7bc918ce
+# %% ../nbs/10_evaluate.ipynb #f742bb4c
 def _compare(p, x, guess)->dict:
     "One prediction against the truth"
     valid = guess is not None and len(guess.tokens)==len(x) and (guess.ca is None or bool(np.isfinite(guess.ca).all()))
     row = dict(key=p.key, name=p.name, residues=len(p), valid=valid, accuracy=token_accuracy(guess.tokens, x) if valid else 0.0)
+    if valid and guess.probabilities is not None: row['nats'] = float(-np.log(np.maximum(guess.probabilities[np.arange(len(x)), x], 1e-9)).mean())
     if not valid or guess.ca is None: return row|dict(rmsd=np.nan, tm=np.nan, lddt=np.nan)
     def score(f):
         try: return f(guess.ca, p.ca)
@@ -68,19 +72,26 @@ def _compare(p, x, guess)->dict:
 def free_running(
     predictor:Predictor,
     pairs:list, # (Protein, numbers) each
-    seed:int=0, # of the decoding
+    seed:int=0, # of samples and decoding
     progress:bool=False, # show a bar
-)->tuple[list[dict],list]: # per protein: key, name, residues, valid, accuracy, rmsd and tm and lddt (Kanzi; NaN if failed); and the predictions
+    **how, # method, samples, temperature of the prediction
+)->tuple[list[dict],list]: # per protein: key, name, residues, valid, accuracy, nats (of the true tokens, under what the model believed at each place when it predicted it), rmsd and tm and lddt (Kanzi; NaN if failed); and the predictions
     "Predict from the sequence alone and compare with the truth"
-    guesses = predictor([p.aa for p,_ in pairs], seed=seed, progress=progress)
-    return [_compare(p, x, g) for (p,x),g in zip(pairs, guesses)], guesses
+    rows, guesses = [], []
+    for i in tqdm(range(0, len(pairs), 128), desc='predicting', unit=' x 128 proteins', disable=not progress or len(pairs)<=128):
+        some = pairs[i:i+128]
+        guesses += predictor([p.aa for p,_ in some], seed=seed, progress=progress and len(pairs)<=128, whole=True, **how)
+        rows += [_compare(p, x, g) for (p,x),g in zip(some, guesses[i:])]
+        for g in guesses[i:]: g.probabilities = None           # a thousand numbers a residue, for Kanzi
+    return rows, guesses
 
 def summary(
     rows:list[dict], # of `free_running`
-)->dict: # n, valid, token_accuracy (mean over residues); for Kanzi rmsd_mean, rmsd_median, rmsd_std, under_2, under_4, failed, tm, lddt
+)->dict: # n, valid, token_accuracy and nats (means over residues); for Kanzi rmsd_mean, rmsd_median, rmsd_std, under_2, under_4, failed, tm, lddt
     "The figures of a set of proteins; failures count as neither under 2 nor under 4 angstrom"
     n = np.array([r['residues'] for r in rows])
     out = dict(n=len(rows), valid=float(np.mean([r['valid'] for r in rows])), token_accuracy=float((n*[r['accuracy'] for r in rows]).sum()/n.sum()))
+    if all('nats' in r for r in rows): out['nats'] = float((n*[r['nats'] for r in rows]).sum()/n.sum())
     if np.isnan([r['rmsd'] for r in rows]).all() and all(r['valid'] for r in rows): return out      # 3Di has no coordinates
     s = summarize_rmsd([r['rmsd'] for r in rows])
     def mean(k): return float(np.nanmean(v)) if not np.isnan(v := [r[k] for r in rows]).all() else np.nan

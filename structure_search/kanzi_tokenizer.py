@@ -32,7 +32,7 @@ def _pad(xs:list[Tensor])->tuple[Tensor,Tensor]:
     x = torch.nn.utils.rnn.pad_sequence(xs, batch_first=True)
     return x, torch.arange(x.shape[1])<torch.tensor([len(t) for t in xs])[:,None]
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #4016d90a
+# %% ../nbs/05_kanzi_tokenizer.ipynb #b251c86c
 MINI = Path(str(files('structure_search')/'assets'/'kanzi_mini.safetensors'))
 PUBLISHED = dict(decode=dict(sampler='published', n_steps=100, noise_weight=0.45), max_length=256)
 SAMPLERS = dict(flow=('n_steps','start'), published=('n_steps','noise_weight','score_weight','cfg_weight','stable'))       # and what can be set of each
@@ -70,6 +70,8 @@ class KanziTokenizer:
         self._run = torch.compile(model.encode, dynamic=True) if compiled else model.encode
         self.budget = 1<<17 if model.device.type=='cuda' else 1<<11     # residues of a batch, padding included; what fits into the caches of a CPU is fastest there
 
+    @property
+    def levels(self): return self.model.cfg.levels           # of the digits of a code
     def __repr__(self): return f'KanziTokenizer({self.n_codes} codes, {self.pose} pose, {self.settings["decode"]}, checkpoint {self.identity[:12]})'
 
 # %% ../nbs/05_kanzi_tokenizer.ipynb #f7eac69b
@@ -92,12 +94,12 @@ def from_pretrained(cls:KanziTokenizer,
     try: return cls(model, pose, meta.get('tokenizer'), identity, dtype, compiled)
     except (TypeError, ValueError) as e: raise ValueError(f'{path}: {e}') from e
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #f906a278
-def _check_ca(ca)->np.ndarray:
+# %% ../nbs/05_kanzi_tokenizer.ipynb #234bb1b6
+def _check_ca(ca, finite:bool=True)->np.ndarray:
     "Coordinates as float32 (L,3), or an error that says what is wrong"
     x = np.asarray(ca.detach().cpu() if isinstance(ca, Tensor) else ca, np.float32)
     if x.ndim!=2 or x.shape[1]!=3 or not len(x): raise ValueError(f'a protein is an array of shape (L,3) with L of at least 1, not {x.shape}')
-    if not np.isfinite(x).all(): raise ValueError(f'residue {int(np.argmin(np.isfinite(x).all(1)))} has a coordinate that is not a number; leave such residues out before tokenising')
+    if finite and not np.isfinite(x).all(): raise ValueError(f'residue {int(np.argmin(np.isfinite(x).all(1)))} has a coordinate that is not a number; leave such residues out before tokenising')
     return x
 
 @patch
@@ -136,7 +138,14 @@ def encode(self:KanziTokenizer,
     offsets = np.cumsum([0]+[len(x) for x in xs])
     return np.split(self.encode_ragged(np.concatenate(xs), offsets), offsets[1:-1])
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #da294d23
+# %% ../nbs/05_kanzi_tokenizer.ipynb #e278b074
+def _check_tokens(t, n_codes:int)->Tensor:
+    "Tokens as a tensor (L,), or an error that says what is wrong"
+    t = torch.as_tensor(t if isinstance(t, Tensor) else np.asarray(t))
+    if t.is_floating_point() or t.ndim!=1 or not len(t) or t.min()<0 or t.max()>=n_codes:
+        raise ValueError(f'tokens are whole numbers from 0 to {n_codes-1}, at least one, in a flat array; got shape {tuple(t.shape)}'+(f', {int(t.min())} to {int(t.max())}' if t.numel() else ''))
+    return t
+
 @patch
 def _sample(self:KanziTokenizer, idx:Tensor, mask:Tensor, seed:int)->Tensor:
     "Decode a padded batch with the recorded settings; each protein draws its own noise, so that company doesn't matter"
@@ -154,10 +163,7 @@ def decode(self:KanziTokenizer,
 )->np.ndarray|list[np.ndarray]: # C-alpha coordinates, angstrom, float32 (L,3), around the origin; or a list
     "Tokens -> coordinates, with the tokenizer's own recorded settings"
     if not len(tokens) or np.ndim(tokens[0])==0: return self.decode([tokens], seed)[0]
-    ts, out = [torch.as_tensor(np.asarray(t)) for t in tokens], [None]*len(tokens)
-    for t in ts:
-        if t.is_floating_point() or t.ndim!=1 or not len(t) or t.min()<0 or t.max()>=self.n_codes: raise ValueError(f'tokens are whole numbers from 0 to {self.n_codes-1}, at least one, in a flat array; got shape {tuple(t.shape)}'
-                                                                              + (f', {int(t.min())} to {int(t.max())}' if t.numel() else ''))
+    ts, out = [_check_tokens(t, self.n_codes) for t in tokens], [None]*len(tokens)
     for group in length_groups([len(t) for t in ts], max(1, self.budget//(4 if self.model.device.type=='cuda' else 1))):
         idx, mask = (t.to(self.model.device) for t in _pad([ts[i].long() for i in group]))
         x = self._sample(idx, mask, seed).float().cpu().numpy()*10

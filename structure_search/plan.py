@@ -7,11 +7,12 @@ __all__ = ['PEAK', 'ENGINES', 'GPU', 'MEMORY', 'SHARES', 'parameters', 'step_flo
            'activation_bytes', 'memory_parts', 'largest_rows', 'needs_checkpointing', 'Packing', 'packing',
            'disk_bytes', 'Plan', 'make_plan', 'plan_text']
 
-# %% ../nbs/08b_plan.ipynb #7b56f090
+# %% ../nbs/08b_plan.ipynb #12b43035
 from dataclasses import dataclass
 import numpy as np
 from fastcore.basics import patch
-from .batches import StepPlan
+from .batches import StepPlan, row_tokens
+from .model import form_of
 
 # %% ../nbs/08b_plan.ipynb #704829d8
 def parameters(
@@ -27,7 +28,7 @@ def _widths(config)->tuple[int,int]: # of all queries, and of all keys
     h = getattr(config, 'head_dim', None) or config.hidden_size//config.num_attention_heads
     return h*config.num_attention_heads, h*config.num_key_value_heads
 
-# %% ../nbs/08b_plan.ipynb #25373294
+# %% ../nbs/08b_plan.ipynb #2879e396
 def step_flop(
     config, # of transformers
     lengths:np.ndarray, # residues of each protein of a batch, (P,)
@@ -35,10 +36,10 @@ def step_flop(
 )->float: # FLOP, forward and backward, nothing computed twice
     "Operations of training on some proteins"
     p, L = parameters(config), np.asarray(lengths, np.float64)
-    T, (A, _) = 2*L+3, _widths(config)
-    matrices = 6*(p['attention']+p['MLP'])*T+6*config.hidden_size*config.vocab_size*(L+1)
-    attention = 3*4*config.num_hidden_layers*A*T*(T+1)/2
-    return float(((matrices+attention)*counts).sum())
+    T, S, asked, (A, _) = row_tokens(L, objective := form_of(config)['objective']), L+2, dict(write=L+1, read=L, both=2*L+1)[objective], _widths(config)
+    matrices = 6*(p['attention']+p['MLP'])*T+6*config.hidden_size*config.vocab_size*asked
+    pairs = T*(T+1)/2+(S*(S-1)/2 if form_of(config)['sequence_attention']=='bidirectional' else 0)
+    return float(((matrices+3*4*config.num_hidden_layers*A*pairs)*counts).sum())
 
 def flop_per_token(
     config, # of transformers
@@ -46,7 +47,7 @@ def flop_per_token(
 )->float: # FLOP
     "Operations of training per token that the model reads, on the average"
     n = _histogram(lengths)
-    return step_flop(config, np.arange(len(n)), n)/float(((2*np.arange(len(n))+3)*n).sum())
+    return step_flop(config, np.arange(len(n)), n)/float((row_tokens(np.arange(len(n)), form_of(config)['objective'])*n).sum())
 
 def _histogram(lengths:np.ndarray, block:int=1<<22)->np.ndarray: # int64 (longest+1,)
     "Proteins of each length; in blocks, for 67 million of them"

@@ -19,7 +19,7 @@ from .run_log import Meter, versions
 from .step import Settings, fixed_shape, make_optimizer, optimizer_step, prepare_model
 from .training import check_room, save_state
 
-# %% ../nbs/11c_smoke.ipynb #67790355
+# %% ../nbs/11c_smoke.ipynb #06e7572c
 class _Trial:
     "Steps with so many rows in a micro-batch, timed"
     def __init__(self, acc, model, opt, settings:Settings, rows, train):
@@ -32,7 +32,7 @@ class _Trial:
         plan, shape = StepPlan(self.train.lengths, batch_size*n, s.max_length, s.seed, s.shuffle_block), fixed_shape(s, self.train.lengths) if self.cuda else {}
         for _,step in plan.run(1000):
             mine = micro_batches(step, n)[self.acc.process_index::self.acc.num_processes]
-            yield [pack(self.rows(self.train.keys[m]), self.rows.vocab, s.positions, **shape) for m in mine]
+            yield [pack(self.rows(self.train.keys[m]), self.rows.vocab, s.positions, objective=s.objective, **shape) for m in mine]
 
     def memory(self)->float: # GB
         "Most that was in use: of the GPU, or of the process where there is none"
@@ -49,11 +49,11 @@ class _Trial:
             batches = next(items)
             ready = time.perf_counter()
             go_on = int(self.acc.is_main_process and (n<warm+at_least or ready-began<seconds))
-            out = optimizer_step(self.acc, self.model, self.opt, batches, 1e-6, self.rows.vocab.EOS, self.kernel, here=dict(save=go_on))     # ends with reading the loss: the GPU is done by then
+            out = optimizer_step(self.acc, self.model, self.opt, batches, 1e-6, self.rows.vocab.EOS, here=dict(save=go_on))     # ends with reading the loss: the GPU is done by then
             n += 1
             if n==warm: began, meter = time.perf_counter(), Meter(peak_flops(torch.cuda.get_device_name())*self.acc.num_processes if self.cuda and peak_flops(torch.cuda.get_device_name()) else None)
             elif n>warm:
-                meter.add(**{k:out[k] for k in ('nats','residues','eos_nats','proteins','tokens','computed','flop')})
+                meter.add(**{k:out[k] for k in ('nats','residues','eos_nats','proteins','read_nats','reads','tokens','computed','flop')})
                 waited += ready-t; times.append(time.perf_counter()-t)
             bar.set_description(f'{batch_size} rows'); bar.update(time.perf_counter()-t)
             if n>warm and not out['save']: break

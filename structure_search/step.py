@@ -6,19 +6,20 @@
 __all__ = ['log', 'COUNTS', 'Settings', 'learning_rate', 'token_losses', 'make_optimizer', 'counts', 'operations',
            'optimizer_step', 'prepare_model', 'fixed_shape', 'layers']
 
-# %% ../nbs/10e_step.ipynb #7ba632ad
+# %% ../nbs/10e_step.ipynb #7f04020e
 import logging, math
 from dataclasses import dataclass
 import torch, torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from .attention import attention_inputs
+from .batches import row_tokens
+from .model import packed_logits
 from .plan import step_flop
 
 log = logging.getLogger('structure_search')
 
-# %% ../nbs/10e_step.ipynb #97036746
+# %% ../nbs/10e_step.ipynb #e4a7cf06
 @dataclass
 class Settings:
     "How to train; the defaults are those of the commands"
@@ -37,6 +38,8 @@ class Settings:
     shuffle_block:int=0  # neighbours of the database that stay together in the order, as in `shuffled`; 0: none
     weight_decay:float=0.1  # of matrices; not of norms and embeddings
     positions:str='aligned'  # of tokens, see `row_positions`
+    objective:str='write'  # what is asked: 'write', 'read' or 'both', see `pack`
+    history_dropout:float=0.0  # share of the proteins that lose some of their history, see `hide_history`
     resume:str='never'  # 'auto': go on from the newest whole checkpoint in `output_dir`, if there is one
     compile:str='auto'  # torch.compile of the layers: 'on', 'off'; 'auto': on a GPU
     activation_checkpointing:bool=False  # compute activations again in the backward pass: a third more computing, a fraction of the memory
@@ -56,16 +59,13 @@ def learning_rate(
     if step<warm: return peak*(step+1)/warm
     return peak*(0.1+0.9*0.5*(1+math.cos(math.pi*min(1, (step-warm)/max(1, total-warm)))))
 
-# %% ../nbs/10e_step.ipynb #ab3a4856
+# %% ../nbs/10e_step.ipynb #57636cb1
 def token_losses(
-    model, # of transformers, wrapped or not
+    model, # of `build_model`, wrapped or not
     batch:dict, # of `pack`
-    kernel:str, # of `attention.kernels`, as the model was built with
-)->Tensor: # cross-entropy of each label in nats, 0 where nothing is asked, float32 (K,)
+)->Tensor: # cross-entropy of each label in nats, 0 where nothing is asked, float32 (K+R,)
     "Loss of each token that the model is asked for"
-    where = attention_inputs(kernel, batch['bounds'], batch['longest'], batch['input_ids'].shape[1])
-    logits = model(input_ids=batch['input_ids'], position_ids=batch['position_ids'], logits_to_keep=batch['keep'], use_cache=False, **where).logits[0]
-    return F.cross_entropy(logits.float(), batch['labels'], reduction='none')
+    return F.cross_entropy(packed_logits(model, batch), batch['labels'], reduction='none')
 
 # %% ../nbs/10e_step.ipynb #c42c0179
 def make_optimizer(
@@ -77,17 +77,17 @@ def make_optimizer(
     groups = [dict(params=[p for p in model.parameters() if (p.ndim>1 and id(p) not in emb)==decays], weight_decay=weight_decay if decays else 0.0) for decays in (True, False)]
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
 
-# %% ../nbs/10e_step.ipynb #1f347d9e
-COUNTS = 'asked', 'residues', 'proteins', 'tokens', 'computed', 'flop', 'skipped', 'save', 'interrupt', 'terminate'      # 'skipped': proteins that could not be read; the last three: above 0 where a process wishes it
+# %% ../nbs/10e_step.ipynb #65162bac
+COUNTS = 'asked', 'residues', 'proteins', 'reads', 'tokens', 'computed', 'flop', 'skipped', 'save', 'interrupt', 'terminate'      # 'skipped': proteins that could not be read; the last three: above 0 where a process wishes it
 
 def counts(
     batches:list[dict], # of `pack`: micro-batches
     eos:int, # number of <EOS>
     config, # of the model, for its operations
-)->dict: # of COUNTS; 'asked' labels, 'residues' without <EOS>, 'proteins', 'tokens' of proteins, 'computed' with filling, 'flop'
+)->dict: # of COUNTS; 'asked' labels, of which 'residues' are structure tokens, 'proteins' <EOS>, 'reads' the same structure tokens asked of residues beside; 'tokens' of proteins, 'computed' with filling, 'flop'
     "What a process computes in a step"
-    asked, proteins = (sum(int(f(b['labels']).sum()) for b in batches) for f in (lambda x: x>=0, lambda x: x==eos))
-    return dict(asked=asked, residues=asked-proteins, proteins=proteins, tokens=sum(b['tokens'] for b in batches), computed=sum(b['input_ids'].shape[1] for b in batches),
+    asked, proteins, reads = (sum(int(f(b).sum()) for b in batches) for f in (lambda b: b['labels']>=0, lambda b: b['labels']==eos, lambda b: b['labels'][len(b['labels'])-b['reads']:]>=0))
+    return dict(asked=asked, residues=asked-proteins-reads, proteins=proteins, reads=reads, tokens=sum(b['tokens'] for b in batches), computed=sum(b['input_ids'].shape[1] for b in batches),
                 flop=sum(operations(config, b['lengths']) for b in batches))
 
 def operations(
@@ -98,7 +98,7 @@ def operations(
     try: return int(step_flop(config, lengths))
     except ValueError: return 0
 
-# %% ../nbs/10e_step.ipynb #3e3e91d3
+# %% ../nbs/10e_step.ipynb #2aeaa249
 def optimizer_step(
     acc:Accelerator, # made with `gradient_accumulation_steps=len(batches)`
     model, # prepared by `acc`
@@ -106,33 +106,32 @@ def optimizer_step(
     batches:list[dict], # the micro-batches of this process, of `pack`
     lr:float, # learning rate
     eos:int, # number of <EOS>, which is trained but not counted in the reported loss
-    kernel:str, # as in `token_losses`
     judge=None, # function of loss (nats a structure token) and norm -> 'ok', 'skip' or 'stop', the same in all processes
     here:dict|None=None, # more of COUNTS to add up over processes
-)->dict: # sums over all processes: COUNTS, 'nats' (of structure tokens), 'eos_nats'; 'grad_norm' (before clipping; None where DeepSpeed doesn't tell), 'verdict'
+)->dict: # sums over all processes: COUNTS, 'nats' (of structure tokens), 'eos_nats', 'read_nats'; 'grad_norm' (before clipping; None where DeepSpeed doesn't tell), 'verdict'
     "Accumulate the gradient of the global batch, and step"
     config = acc.unwrap_model(model).config
     mine = dict.fromkeys(COUNTS, 0)|counts(batches, eos, config)|(here or {})
     out = dict(zip(COUNTS, acc.reduce(torch.tensor([*mine.values()], device=acc.device), 'sum').tolist()))
     scale = len(batches)*acc.num_processes/max(1, out['asked'])            # accelerate divides by the first, DDP and FSDP by the second
     for g in opt.param_groups: g['lr'] = lr
-    sums, acc.step = torch.zeros(2, device=acc.device), 0                  # accelerate counts micro-batches, over checkpoints too: here a step begins
+    sums, acc.step = torch.zeros(3, device=acc.device), 0                  # accelerate counts micro-batches, over checkpoints too: here a step begins
     for batch in batches:
         batch = {k:v.to(acc.device, non_blocking=True) if isinstance(v, Tensor) else v for k,v in batch.items()}
         with acc.accumulate(model):
-            losses = token_losses(model, batch, kernel)
+            losses = token_losses(model, batch)
             acc.backward(losses.sum()*scale)
-        nats, end = losses.detach(), batch['labels']==eos
-        sums += torch.stack([(nats*~end).sum(), (nats*end).sum()])
+        (nats, read), end = losses.detach().tensor_split([len(losses)-batch['reads']]), (batch['labels']==eos)[:len(losses)-batch['reads']]
+        sums += torch.stack([(nats*~end).sum(), (nats*end).sum(), read.sum()])
     norm = acc.clip_grad_norm_(model.parameters(), 1.0)
-    out['nats'], out['eos_nats'] = acc.reduce(sums, 'sum').tolist()
+    out['nats'], out['eos_nats'], out['read_nats'] = acc.reduce(sums, 'sum').tolist()
     out['grad_norm'] = None if norm is None else float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
     out['verdict'] = 'skip' if not out['asked'] else 'ok' if judge is None else judge(out['nats']/max(1, out['residues']), out['grad_norm'])
     if out['verdict']=='ok': opt.step()
     opt.zero_grad()
     return out
 
-# %% ../nbs/10e_step.ipynb #c790630f
+# %% ../nbs/10e_step.ipynb #b14302dd
 def prepare_model(
     model, # of transformers
     settings:Settings,
@@ -160,8 +159,10 @@ def fixed_shape(
     lengths, # residues of each training protein, int (N,)
 )->dict: # for `pack`
     "The one shape that all micro-batches have on a GPU"
-    size, longest = settings.batch_size*settings.max_length, 2*int(lengths.max())+3
-    return dict(size=size, longest=longest, slots=size//(2*int(lengths.min())+3)+size//longest+2)
+    size, longest = settings.batch_size*settings.max_length, row_tokens(int(lengths.max()), settings.objective)
+    slots = size//(2*int(lengths.min())+3)
+    if settings.objective=='read': size = (size+slots)//2          # rows are planned for sequence and structure, 2L+3 tokens; L+2 remain
+    return dict(size=size, longest=longest, slots=slots+size//longest+2)
 
 def layers(
     model, # of transformers

@@ -30,7 +30,7 @@ def number(
         return value
     return parse
 
-# %% ../nbs/12_train.ipynb #8c83abc1
+# %% ../nbs/12_train.ipynb #481e1159
 def _adder(p, title:str, about:str):
     "Function that adds a flag to a group of the help, with the type of its default"
     group = p.add_argument_group(title, about)
@@ -53,6 +53,10 @@ def _model_flags(p):
     flag('--model-name', 'TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T', 'preset (tinyllama-1.1b, base, small, mini, tiny, nano), folder, or Hugging Face id; TinyLlama-1.1B is built in')
     flag('--vocab', 'minimal', "tokens: 'minimal', or 'extended': those of the base model too", choices=('minimal','extended'))
     flag('--positions', 'aligned', "of tokens: 'aligned' gives structure token i the position of residue i", choices=('aligned','sequential'))
+    flag('--objective', 'write', "what is asked: 'write' structure tokens one after the other, 'read' each off its residue (an encoder, no language model), or 'both'", choices=('write','read','both'))
+    flag('--sequence-attention', 'causal', "'bidirectional': residues read each other both ways; 'causal': each reads those before it", choices=('causal','bidirectional'))
+    flag('--residue-echo', False, 'add the embedding of residue i to the input where structure token i is asked for', action=argparse.BooleanOptionalAction)
+    flag('--history-dropout', 0.0, 'share of the proteins, 0 to 1, from whose earlier structure tokens a random share is hidden in training', type=number(float, 0, 1))
     flag('--pretrained', False, 'start from the weights of --model-name, not from random ones', action='store_true')
     flag('--seed', 0, 'of weights, order and samples', type=number(int, 0, 2**31))
 
@@ -124,7 +128,7 @@ def _kanzi_tokens(name:str|None, db, tokenizer, checkpoint:str, say):
     say(f'{path}: tokens of {len(tokens):,} proteins')
     return tokens
 
-# %% ../nbs/12_train.ipynb #17916a5c
+# %% ../nbs/12_train.ipynb #8eed2217
 def _validation(acc, rows, val, train, positions:str, n:int, say):
     "An evaluation: nats of held-out proteins, beside those with a wrong sequence; the baselines are said at once"
     import torch
@@ -139,7 +143,8 @@ def _validation(acc, rows, val, train, positions:str, n:int, say):
     def score(model, pairs): return teacher_forced(model, rows.vocab, pairs[acc.process_index::acc.num_processes], positions, add=add)
     def validate(step, model):
         s = score(model, pairs)
-        out = dict(val_loss=s['nats'], val_eos_nats=s['eos_nats'], val_accuracy=s['accuracy'])
+        names = dict(val_loss='nats', val_accuracy='accuracy', val_eos_nats='eos_nats', val_read_loss='read_nats', val_read_accuracy='read_accuracy')
+        out = {k:s[v] for k,v in names.items() if v in s}
         if len(pairs)>1: out['val_loss_wrong_sequence'] = score(model, with_wrong_sequences(pairs))['nats']
         return out|base, {}
     return validate
@@ -159,7 +164,7 @@ def _prediction(acc, rows, val, settings, n:int):
         return {f'sample_{k}' if not k.startswith('rmsd') else k:v for k,v in summary(scores).items()}, media
     return predict
 
-# %% ../nbs/12_train.ipynb #4c19d2c0
+# %% ../nbs/12_train.ipynb #0ee858e3
 def _settings(args, acc, config, say):
     "Settings of a run from its flags; whether activations are kept is decided here"
     from structure_search.step import Settings
@@ -174,6 +179,10 @@ def _settings(args, acc, config, say):
         if s.activation_checkpointing: say('activations are computed again in the backward pass: kept, they would not fit this GPU (--activation-checkpointing off to try)')
     return s
 
+def _form(args)->dict:
+    "The form of the model, as of its flags"
+    return dict(objective=args.objective, sequence_attention=args.sequence_attention, residue_echo=args.residue_echo)
+
 def _plan(args, acc, vocab, train, say):
     "Say what the training will need"
     import torch
@@ -181,12 +190,14 @@ def _plan(args, acc, vocab, train, say):
     from structure_search.model import model_config
     from structure_search.plan import make_plan, plan_text
     gpu = dict(gpu=torch.cuda.get_device_name(), memory=torch.cuda.get_device_properties(acc.device).total_memory) if acc.device.type=='cuda' else {}
-    plan = make_plan(model_config(args.model_name, vocab), train.lengths, args.batch_size, args.gradient_accumulation_steps, acc.num_processes, args.max_length, args.num_epochs, args.max_steps,
+    config = model_config(args.model_name, vocab)
+    config.translator = _form(args)
+    plan = make_plan(config, train.lengths, args.batch_size, args.gradient_accumulation_steps, acc.num_processes, args.max_length, args.num_epochs, args.max_steps,
                      engine=engine(acc), checkpointing=dict(on=True, off=False).get(args.activation_checkpointing), seed=args.seed, block=args.shuffle_block, **gpu)
     say(f'{args.model_name}'+('' if gpu else '; no GPU here: an H100 of 80 GB is assumed')+f'\n{plan_text(plan)}')
     return plan
 
-# %% ../nbs/12_train.ipynb #7a406c2b
+# %% ../nbs/12_train.ipynb #0af77ef9
 def run(
     args:argparse.Namespace, # of `make_parser`
     alphabet:str, # '3di' or 'kanzi'
@@ -209,7 +220,7 @@ def run(
     if args.plan: return _plan(args, acc, vocab, train, say)
     if not len(val): say('no protein is held out: the evaluation below is on training proteins, and says nothing about others'); val = train
     rows, kernel = ProteinRows(db, vocab, tokenizer, tokens=tokens), None if args.attention=='auto' else args.attention
-    model = build_model(args.model_name, vocab, args.pretrained, not args.no_flash_attn, args.seed, None if tokenizer is None else tokenizer.model.cfg.levels, kernel)
+    model = build_model(args.model_name, vocab, args.pretrained, not args.no_flash_attn, args.seed, None if tokenizer is None else tokenizer.model.cfg.levels, kernel, _form(args))
     settings = _settings(args, acc, model.config, say)
     evaluations = dict(validation=(args.eval_interval, _validation(acc, rows, val, train, args.positions, args.eval_samples, say)), prediction=(args.rmsd_eval_interval, _prediction(acc, rows, val, settings, args.rmsd_eval_samples)))
     say(f'{args.model_name}: {sum(p.numel() for p in model.parameters())/1e6:,.1f} million parameters, {vocab.size:,} tokens, attention by {model.config._attn_implementation.removeprefix("packed-")}')

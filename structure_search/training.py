@@ -6,7 +6,7 @@
 __all__ = ['log', 'OF_A_RUN', 'save_state', 'publish_model', 'load_state', 'set_aside', 'Interrupted', 'Stop', 'check_room',
            'only_run', 'fit']
 
-# %% ../nbs/11_training.ipynb #b4e8026d
+# %% ../nbs/11_training.ipynb #1710a46e
 import fcntl, hashlib, json, logging, math, os, shutil, signal, socket, time
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
-from .batches import StepPlan, micro_batches, pack, prefetch
+from .batches import StepPlan, hide_history, micro_batches, pack, prefetch, row_tokens
 from .checkpoint import CheckpointError, checkpoints, forget_unfinished, newest, publish, write_checkpoint
 from .dataset import ProteinRows, Selection
 from .engines import all_agree, broadcast, engine, load_whole, make_accelerator, plain_copy, whole_moments, whole_weights
@@ -111,7 +111,7 @@ class Stop:
     def __exit__(self, *_):
         for s,h in self.before.items(): signal.signal(s, h)
 
-# %% ../nbs/11_training.ipynb #0fac4346
+# %% ../nbs/11_training.ipynb #e908ec22
 def _digest(config)->str:
     "What tells a model's configuration from another one"
     kept = {k:v for k,v in config.to_dict().items() if k not in ('_name_or_path','transformers_version','dtype','torch_dtype','architectures','use_cache')}
@@ -120,7 +120,7 @@ def _digest(config)->str:
 def _same(settings:Settings, acc:Accelerator, train:Selection, about:dict, config)->dict:
     "What a run has to keep when it goes on"
     rows = settings.batch_size*settings.gradient_accumulation_steps*acc.num_processes
-    return dict(rows_in_a_step=rows)|{k:getattr(settings, k) for k in ('max_length','seed','shuffle_block','positions')}|dict(proteins=f'{len(train):,}, {train.digest}', model=_digest(config), tokenizer=about.get('kanzi_identity'), pose=about.get('pose'), dtype=about.get('kanzi_dtype'))
+    return dict(rows_in_a_step=rows)|{k:getattr(settings, k) for k in ('max_length','seed','shuffle_block','positions','objective','history_dropout')}|dict(proteins=f'{len(train):,}, {train.digest}', model=_digest(config), tokenizer=about.get('kanzi_identity'), pose=about.get('pose'), dtype=about.get('kanzi_dtype'))
 
 def _say_schedule(run):
     "Going on for longer is fine, and changes the learning rate; say so, and when there is nothing to do"
@@ -200,7 +200,7 @@ def _begin(settings:Settings, acc:Accelerator, model, opt, same:dict)->dict:
     if (error := all_agree(acc, error)): raise CheckpointError(error)
     return progress
 
-# %% ../nbs/11_training.ipynb #238f7e3a
+# %% ../nbs/11_training.ipynb #465ad61e
 def fit(
     settings:Settings,
     model, # of transformers, float32, with one of our attention kernels
@@ -213,20 +213,20 @@ def fit(
     acc, about = make_accelerator(settings.gradient_accumulation_steps), about or {}
     plan = StepPlan(train.lengths, settings.batch_size*settings.gradient_accumulation_steps*acc.num_processes, settings.max_length, settings.seed, settings.shuffle_block)
     total = broadcast(acc, plan.count(settings.num_epochs, settings.max_steps) if acc.is_main_process else None)
-    kernel, same = model.config._attn_implementation.removeprefix('packed-'), _same(settings, acc, train, about, model.config)
+    same = _same(settings, acc, train, about, model.config)
     model = prepare_model(model, settings, acc.device.type=='cuda')
     model, opt = acc.prepare(model, make_optimizer(model, settings.weight_decay))
     model.train()
     with Stop() as stop, only_run(acc, Path(settings.output_dir)):
-        return _fit(_Run(settings, acc, model, opt, rows, train, plan, total, about, same, evaluations or {}, _begin(settings, acc, model, opt, same), stop), kernel)
+        return _fit(_Run(settings, acc, model, opt, rows, train, plan, total, about, same, evaluations or {}, _begin(settings, acc, model, opt, same), stop))
 
-def _fit(run, kernel:str)->dict:
+def _fit(run)->dict:
     "The loop, and what can end it"
     acc = run.acc
     try:
         if run.step and acc.is_main_process: _say_schedule(run)
         if run.step: run.evaluate(run.missing())                    # what the run that was killed didn't come to
-        if not run.over(): run.train(kernel)
+        if not run.over(): run.train()
     except torch.OutOfMemoryError as e: raise RuntimeError(f'the GPU is full ({str(e).splitlines()[0]}): a smaller --batch-size with more --gradient-accumulation-steps makes the same steps, and --activation-checkpointing on saves most') from None
     except torch._dynamo.exc.TorchDynamoException as e: raise RuntimeError(f'torch.compile cannot compile this model here ({str(e).strip().splitlines()[0]}); --compile off goes without') from None
     except RuntimeError as e:
@@ -239,7 +239,7 @@ def _lost(e:RuntimeError)->bool:
     "Is it about another process that doesn't answer?"
     return isinstance(e, torch.distributed.DistError) or any(w in str(e) for w in ('Connection closed by peer', 'Connection reset by peer', 'Broken pipe', 'gloo', 'NCCL', 'Timed out waiting'))
 
-# %% ../nbs/11_training.ipynb #589e63ca
+# %% ../nbs/11_training.ipynb #b01a1c19
 class _Run:
     "The loop and its surroundings"
     def __init__(self, settings, acc, model, opt, rows, train, plan, total, about, same, evaluations, progress, stop):
@@ -248,21 +248,27 @@ class _Run:
         self.skipped, self.before = progress.get('skipped', 0), progress.get('total')
         peak = peak_flops(torch.cuda.get_device_name()) if acc.device.type=='cuda' else None
         self.meter, self.watch = Meter(peak and peak*acc.num_processes, progress['meter']), Watch(settings.on_spike, settings.on_nan, state=progress['watch'])
-        self.epoch = 2*int(train.lengths.sum())+3*len(train)           # tokens
+        self.epoch = int(row_tokens(train.lengths, settings.objective).sum())
         self.versions = versions()
         config = asdict(settings)|about|dict(engine=engine(acc), versions=self.versions)
         self.log = RunLog(self.folder, config, settings.tracker, self.step or None) if acc.is_main_process else None
         self.bar, self.last_save = tqdm(total=total, initial=self.step, unit='step', desc='training', disable=not acc.is_main_process), time.monotonic()
         self.fixed = fixed_shape(settings, train.lengths) if acc.device.type=='cuda' or settings.compile=='on' else {}
 
-# %% ../nbs/11_training.ipynb #e5514667
+# %% ../nbs/11_training.ipynb #2af3b43d
+@patch
+def packed(self:_Run, keys, epoch:int)->dict:
+    "Proteins as one micro-batch; what is hidden of each one's history depends on it, the seed and the epoch alone"
+    s, rows = self.settings, self.rows(keys)
+    return pack(rows, self.rows.vocab, s.positions, objective=s.objective, hidden=hide_history(rows, s.history_dropout, (s.seed, epoch)), **self.fixed)
+
 @patch
 def read(self:_Run):
     "This process's micro-batches of each step, from its place on: yields place after the step, micro-batches, proteins that could not be read"
     s, micro = self.settings, self.settings.gradient_accumulation_steps*self.acc.num_processes
     for place,step in self.plan.run(s.num_epochs, self.place):
         before, mine = self.rows.skips, micro_batches(step, micro)[self.acc.process_index::self.acc.num_processes]
-        batches = [pack(self.rows(self.selection.keys[m]), self.rows.vocab, s.positions, **self.fixed) for m in mine]
+        batches = [self.packed(self.selection.keys[m], (place[0]-(place[1]==0))//self.plan.pools()) for m in mine]
         if self.acc.device.type=='cuda': batches = [{k:v.pin_memory() if isinstance(v, Tensor) else v for k,v in b.items()} for b in batches]
         yield place, batches, self.rows.skips-before
 
@@ -274,16 +280,16 @@ def over(self:_Run)->bool:
 @patch
 def last(self:_Run)->str: return 'no checkpoint is written yet' if self.saved is None else f'the last checkpoint is that of step {self.saved}'
 
-# %% ../nbs/11_training.ipynb #fa2db3b9
+# %% ../nbs/11_training.ipynb #58ccbc83
 @patch
-def train(self:_Run, kernel:str):
+def train(self:_Run):
     "Steps to the end, or to a signal"
     s = self.settings
     for place,batches,skipped in prefetch(self.read()):
         rate = learning_rate(self.step, self.total, s.learning_rate, s.warmup_ratio)
         due = s.save_minutes>0 and time.monotonic()-self.last_save>60*s.save_minutes
         here = dict(skipped=skipped, interrupt=int(self.stop.interrupt), terminate=int(self.stop.terminate), save=int(due and self.acc.is_main_process))
-        out = optimizer_step(self.acc, self.model, self.opt, batches, rate, self.rows.vocab.EOS, kernel, self.judge, here)
+        out = optimizer_step(self.acc, self.model, self.opt, batches, rate, self.rows.vocab.EOS, self.judge, here)
         self.step, self.place = self.step+1, place
         self.after(out, rate)
         ends, stops = self.over(), out['interrupt']+out['terminate']>0
@@ -292,7 +298,7 @@ def train(self:_Run, kernel:str):
         self.evaluate(self.due())
         if ends: return
 
-# %% ../nbs/11_training.ipynb #836ae184
+# %% ../nbs/11_training.ipynb #cd1fe673
 @patch
 def judge(self:_Run, loss:float, norm:float|None)->str:
     "What is to be done with a step, and a word about it"
@@ -308,7 +314,7 @@ def after(self:_Run, out:dict, rate:float):
     s = self.settings
     self.bar.update()
     self.skipped += out['skipped']
-    if out['verdict']=='ok': self.meter.add(**{k:out[k] for k in ('nats','residues','eos_nats','proteins','tokens','computed','flop')})
+    if out['verdict']=='ok': self.meter.add(**{k:out[k] for k in ('nats','residues','eos_nats','proteins','read_nats','reads','tokens','computed','flop')})
     if self.step%s.log_interval and not self.over(): return
     figures = self.meter.figures()|dict(learning_rate=rate, grad_norm=out['grad_norm'], epoch=self.meter.state()['tokens_seen']/self.epoch, skipped=self.skipped, skipped_steps=self.watch.state()['skipped'])
     if self.acc.device.type=='cuda': figures['memory_gb'] = torch.cuda.max_memory_allocated()/1e9
