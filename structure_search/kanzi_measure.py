@@ -108,11 +108,15 @@ def sampler_table(
         out.append(dict(how, calls=how['n_steps'], rmsd=np.array([rmsd(y, x) for x,y in zip(cas, _decoded(t, tokens, sampler_name(how)))])))
     return out
 
-# %% ../nbs/05b_kanzi_measure.ipynb #b05b8668
+# %% ../nbs/05b_kanzi_measure.ipynb #a1e68286
 BINS = (1, 64), (65, 128), (129, 256), (257, 100_000)
 
+def _parameters(tok)->int: # numbers that it has learned
+    "Weights of the network, or entries of a codebook"
+    return sum(p.numel() for p in tok.model.parameters()) if hasattr(tok, 'model') else tok.codes.size
+
 def measure_tokenizer(
-    tok:KanziTokenizer, # tokenizer to judge
+    tok:KanziTokenizer, # tokenizer to judge, or a `TraceTokenizer`
     cas:list, # proteins, C-alpha coordinates, angstrom, each (L,3)
     seed:int=0, # of rotations, noise and damage
 )->dict: # numbers, JSON-able; RMSD in angstrom; 'lengths' and 'rmsd' of each protein too
@@ -122,7 +126,7 @@ def measure_tokenizer(
     found, n = np.array([rmsd(y, x) for x,y in zip(cas, back)]), np.array([len(x) for x in cas])
     used, perplexity, _ = code_usage(tokens, tok.n_codes)
     middle = lambda r: round(float(np.median(r)), 3)
-    return dict(checkpoint=tok.identity, parameters=sum(p.numel() for p in tok.model.parameters()), pose=tok.pose, dtype=tok.dtype, decode=tok.settings['decode'], proteins=len(cas), residues=int(n.sum()),
+    return dict(checkpoint=tok.identity, parameters=_parameters(tok), pose=tok.pose, dtype=tok.dtype, decode=tok.settings['decode'], proteins=len(cas), residues=int(n.sum()),
                 rmsd_median=middle(found), rmsd_p90=round(float(np.percentile(found, 90)), 3), rmsd_by_length={f'{a}-{b}':[int(m.sum()), middle(found[m])] for a,b in BINS if (m := (n>=a)&(n<=b)).any()},
                 grid_rmsd_median=middle([rmsd(grid_reconstruction(x), x) for x in cas]), mirror_images=round(float(np.mean([mirrored(y, x) for x,y in zip(cas, back)])), 4),
                 rotation_agreement=round(token_agreement(tok, cas, seed=seed), 6), noise_agreement={'0.1':round(token_agreement(tok, cas, turn=False, noise=0.1, seed=seed), 4)},

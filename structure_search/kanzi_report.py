@@ -78,7 +78,7 @@ def report_figure(
         c.bar(list(harm), list(harm.values()), color='C3'); c.set(xlabel='wrong tokens', ylabel='median RMSD (angstrom)', title='damage')
     return fig
 
-# %% ../nbs/14b_kanzi_report.ipynb #e0ad4d96
+# %% ../nbs/14b_kanzi_report.ipynb #7668df14
 def _known(tok)->bool:
     "Print what is known of the published checkpoint beside what was found; does all agree?"
     from structure_search.kanzi_measure import CRAMBIN_RMSD, CRAMBIN_TOKENS, PUBLISHED_FILE, known_outputs
@@ -93,12 +93,13 @@ def _known(tok)->bool:
 def run(a:argparse.Namespace)->int: # 1 if known outputs differ
     "Measure, print, write"
     from structure_search.kanzi_measure import measure_tokenizer, sampler_name, sampler_table
-    from structure_search.kanzi_tokenizer import KanziTokenizer
+    from structure_search.trace import load_tokenizer
     if a.clusters and not a.held_out: raise ValueError('--clusters says which proteins are held out, and is of use with --held-out alone')
     if a.output:
         if a.output.endswith('/') or Path(a.output).is_dir(): raise ValueError(f'{a.output}: that is a folder; --output is a name, to which .json and .png are added')
         Path(a.output).parent.mkdir(parents=True, exist_ok=True)
-    tok = KanziTokenizer.from_pretrained(a.kanzi_checkpoint, a.pose, dtype=a.dtype)
+    tok = load_tokenizer(a.kanzi_checkpoint, a.pose, dtype=a.dtype)
+    if a.samplers and not hasattr(tok, 'model'): raise ValueError(f'{a.kanzi_checkpoint} is a trace, and decodes in one way only: --samplers has no meaning; leave it out')
     ok, cas = _known(tok), _proteins(a)
     m = measure_tokenizer(tok, cas, a.seed)
     print('\n'.join(_lines(m)))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTSIDE', 'KINDS', 'windows', 'examples', 'ContextTable', 'fit_table', 'LinearWindow', 'fit_linear', 'protein_scores',
-           'score_reference', 'bootstrap_interval', 'fit_references', 'reference_table']
+           'bootstrap_interval', 'score_reference', 'fit_references', 'reference_table']
 
 # %% ../nbs/09b_references.ipynb #74b13701
 from dataclasses import dataclass
@@ -47,17 +47,17 @@ def _context(x:np.ndarray)->np.ndarray: # windows uint8 (N,width) -> int64 (N,)
     "Number of each window, 0 to KINDS**width-1"
     return x.astype(np.int64) @ KINDS**np.arange(x.shape[1])
 
-# %% ../nbs/09b_references.ipynb #9143dde3
+# %% ../nbs/09b_references.ipynb #31bcec95
 def _strength(
     counts:np.ndarray, # of each token in each context, (C,n)
-    prior:np.ndarray, # what is expected without them, (C,n)
+    q:np.ndarray, # what is expected without them, (C,n)
 )->float: # k
-    "How many counts the prior is worth, judged by leaving out one token at a time"
+    "How many counts the expectation is worth, judged by leaving out one token at a time"
     c, t = counts.nonzero()
-    k, here, p, others = 2.**np.arange(-4, 21), counts[c,t], prior[c,t], counts.sum(1)[c]-1
+    k, here, p, others = 2.**np.arange(-4, 21), counts[c,t], q[c,t], counts.sum(1)[c]-1
     return max(k, key=lambda k: (here*np.log((here-1+k*p)/(others+k))).sum())
 
-# %% ../nbs/09b_references.ipynb #28472fee
+# %% ../nbs/09b_references.ipynb #044d99e5
 @dataclass
 class ContextTable:
     "A reference that looks up the residues around each place"
@@ -73,26 +73,31 @@ class ContextTable:
         "Log-probability of each structure token at each residue; raises ValueError for what is no residue"
         return self.table[_context(windows(aa, self.width))]
 
+# %% ../nbs/09b_references.ipynb #09025363
+def _expected(x, y, n)->np.ndarray: # float64 (KINDS**width,n)
+    "Probability of each token in each context, before contexts are counted"
+    width = x.shape[1]
+    if width==0: return np.full((1, n), 1/n)
+    logs = np.tile((1-(width>1)*width)*fit_table('', x[:,:0], y, n).table.astype(np.float64), (KINDS**width, 1))
+    if width>1:
+        for d in range(width): logs += fit_table('', x[:,d:d+1], y, n).table[np.arange(KINDS**width)//KINDS**d % KINDS]
+    p = np.exp(logs-logs.max(1, keepdims=True))
+    return p/p.sum(1, keepdims=True)
+
 def fit_table(
     name:str,
     x:np.ndarray, # windows of 0, 1 or 3 residues, as `examples` gives them, uint8 (N,width)
     y:np.ndarray, # tokens, int64 (N,)
     n:int, # tokens are 0 to n-1
-    back_off:ContextTable|None=None, # the table of narrower windows that rare ones fall back on; None: all tokens alike, each with a count of 1
 )->ContextTable:
     "Count tokens in contexts; raises ValueError for windows so wide that the table would not fit in memory"
-    width, v = x.shape[1], 0 if back_off is None else back_off.width
-    size = KINDS**width
+    size = KINDS**x.shape[1]
     if size*n>1<<28: raise ValueError(f'a table of {size:,} contexts by {n} tokens is too large; take narrower windows')
-    counts = np.bincount(_context(x)*n+y, minlength=size*n).reshape(size, n)
-    if back_off is None: prior, k = np.full((1, n), 1/n), n
-    else:
-        middle = np.arange(size)//KINDS**((width-v)//2) % KINDS**v      # the narrower window inside each
-        prior = np.exp(back_off.table, dtype=np.float64)[middle]
-        k = _strength(counts, prior)
-    return ContextTable(name, width, np.log((counts+k*prior)/(counts.sum(1, keepdims=True)+k)).astype(np.float32))
+    counts, q = np.bincount(_context(x)*n+y, minlength=size*n).reshape(size, n), _expected(x, y, n)
+    k = _strength(counts, q) if x.shape[1] else n
+    return ContextTable(name, x.shape[1], np.log((counts+k*q)/(counts.sum(1, keepdims=True)+k)).astype(np.float32))
 
-# %% ../nbs/09b_references.ipynb #59522419
+# %% ../nbs/09b_references.ipynb #1d789dd2
 @dataclass
 class LinearWindow:
     "A reference that adds up what each residue of a window says"
@@ -102,13 +107,11 @@ class LinearWindow:
 
     @property
     def n(self)->int: return len(self.bias)
-    @property
-    def width(self)->int: return len(self.weights)
     def log_probs(self,
         aa:str, # residues, (L,)
     )->np.ndarray: # float32 (L,n)
         "Log-probability of each structure token at each residue; raises ValueError for what is no residue"
-        x, z = windows(aa, self.width), np.tile(self.bias, (len(aa), 1))
+        x, z = windows(aa, len(self.weights)), np.tile(self.bias, (len(aa), 1))
         for d,w in enumerate(self.weights): z += w[x[:,d]]
         z -= z.max(1, keepdims=True)
         return z-np.log(np.exp(z).sum(1, keepdims=True))
@@ -141,7 +144,7 @@ def fit_linear(
         opt.zero_grad(); loss.backward(); opt.step()
     return LinearWindow(name, w.detach().numpy().reshape(width, KINDS, n), b.detach().numpy())
 
-# %% ../nbs/09b_references.ipynb #cbac5c37
+# %% ../nbs/09b_references.ipynb #5563f141
 def protein_scores(
     ref, # a fitted reference: anything with `n` and `log_probs(aa)`
     pairs:list, # (Protein, structure numbers int64 (L,)) each
@@ -153,14 +156,6 @@ def protein_scores(
         logs = ref.log_probs(p.aa)
         out[i] = (logs.argmax(1)==x).sum(), -logs[np.arange(len(x)),x].sum(dtype=np.float64), len(x)
     return out
-
-def score_reference(
-    ref, # a fitted reference
-    pairs:list, # (Protein, structure numbers int64 (L,)) each
-)->dict: # accuracy (0 to 1), nats (a token), tokens (how many)
-    "Token accuracy and loss of a reference; raises what `protein_scores` raises"
-    right, nats, tokens = protein_scores(ref, pairs).sum(0)
-    return dict(accuracy=float(right/tokens), nats=float(nats/tokens), tokens=int(tokens))
 
 # %% ../nbs/09b_references.ipynb #7b09bc1f
 def bootstrap_interval(
@@ -183,7 +178,18 @@ def bootstrap_interval(
     for k in range(draws): i = rng.integers(len(sums), size=len(sums)); means[k] = sums[i].sum()/total[i].sum()
     return tuple(np.quantile(means, [(1-level)/2, (1+level)/2]).tolist())
 
-# %% ../nbs/09b_references.ipynb #b511fdb6
+# %% ../nbs/09b_references.ipynb #28d05e04
+def score_reference(
+    ref, # a fitted reference: anything with `n` and `log_probs(aa)`
+    pairs:list, # (Protein, structure numbers int64 (L,)) each
+    groups:np.ndarray|None=None, # cluster of each protein, for the intervals; None: each by itself
+)->dict: # accuracy (0 to 1), nats (a token), tokens (how many), accuracy_interval and nats_interval (from, to; 95 %)
+    "Token accuracy and loss of a reference; raises what `protein_scores` raises"
+    right, nats, tokens = protein_scores(ref, pairs).T
+    out = dict(accuracy=float(right.sum()/tokens.sum()), nats=float(nats.sum()/tokens.sum()), tokens=int(tokens.sum()))
+    return out|{f'{k}_interval':bootstrap_interval(v/np.maximum(tokens, 1), tokens, groups) for k,v in (('accuracy', right), ('nats', nats))}
+
+# %% ../nbs/09b_references.ipynb #9167760f
 def fit_references(
     pairs:list, # (Protein, structure numbers int64 (L,)) each, of training; 20,000 proteins are plenty
     n:int, # structure tokens are 0 to n-1
@@ -193,8 +199,7 @@ def fit_references(
 )->dict: # name -> reference: 'most common', 'by residue', '3-mer', 'linear +-7'; each has `n` and `log_probs(aa)`
     "Fit the references that a model is held against; raises what `examples` raises"
     x, y = examples(pairs, n, 15)
-    refs = [fit_table('most common', x[:,7:7], y, n)]
-    for name,window in (('by residue', x[:,7:8]), ('3-mer', x[:,6:9])): refs.append(fit_table(name, window, y, n, refs[-1]))
+    refs = [fit_table(*a, y, n) for a in (('most common', x[:,7:7]), ('by residue', x[:,7:8]), ('3-mer', x[:,6:9]))]
     if n<=64 if linear is None else linear: refs.append(fit_linear('linear +-7', x, y, n, progress=progress, **kwargs))
     return {r.name:r for r in refs}
 
@@ -204,12 +209,6 @@ def reference_table(
     n:int, # structure tokens are 0 to n-1
     groups:np.ndarray|None=None, # cluster of each held-out protein, for the intervals; None: each by itself
     **kwargs # of `fit_references`
-)->dict[str,dict]: # name -> accuracy (0 to 1), nats (a token), tokens (how many), accuracy_interval and nats_interval (from, to; 95 %)
+)->dict[str,dict]: # name -> what `score_reference` gives: accuracy, nats, tokens, accuracy_interval, nats_interval
     "Fit the references and score them; raises what `examples` and `protein_scores` raise"
-    out = {}
-    for name,ref in fit_references(train, n, **kwargs).items():
-        right, nats, tokens = scores = protein_scores(ref, held).T
-        intervals = [bootstrap_interval(s/np.maximum(tokens, 1), tokens, groups) for s in (right, nats)]
-        out[name] = dict(accuracy=float(right.sum()/tokens.sum()), nats=float(nats.sum()/tokens.sum()), tokens=int(tokens.sum()),
-                         accuracy_interval=intervals[0], nats_interval=intervals[1])
-    return out
+    return {name:score_reference(ref, held, groups) for name,ref in fit_references(train, n, **kwargs).items()}

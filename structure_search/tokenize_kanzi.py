@@ -9,7 +9,7 @@ __all__ = ['run', 'main']
 import argparse, sys
 from .train import Help, command, number, tokenizer_flags
 
-# %% ../nbs/14_tokenize_kanzi.ipynb #ec7d1f4e
+# %% ../nbs/14_tokenize_kanzi.ipynb #01e01677
 def _parser()->argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog='ss_tokenize_kanzi', description='Turn the coordinates of a Foldseek database into Kanzi tokens, beside it, once. The same command goes on after any interruption.', formatter_class=Help)
     p.add_argument('--db-path', required=True, default=argparse.SUPPRESS, help='Foldseek database with _ca, its name without ending')
@@ -27,10 +27,10 @@ def run(a:argparse.Namespace):
     from accelerate import PartialState
     from structure_search.foldseek_db import PairedFoldseekDB
     from structure_search.kanzi_sidecar import tokenize_database
-    from structure_search.kanzi_tokenizer import KanziTokenizer
+    from structure_search.trace import load_tokenizer
     all_of_us = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))      # the slowest may take its time
     with all_of_us.local_main_process_first(): db = PairedFoldseekDB(a.db_path)                 # the first to open a large database makes its files of columns
-    tok = KanziTokenizer.from_pretrained(a.kanzi_checkpoint, a.pose, str(all_of_us.device), a.dtype, a.compile)
+    tok = load_tokenizer(a.kanzi_checkpoint, a.pose, str(all_of_us.device), a.dtype, a.compile)
     if a.batch_residues: tok.budget = a.batch_residues
     try: tokenize_database(tok, db, a.output, a.overwrite, all_of_us.process_index, all_of_us.num_processes, all_of_us.wait_for_everyone)
     except KeyboardInterrupt:

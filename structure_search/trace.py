@@ -235,14 +235,14 @@ def decode(self:TraceTokenizer,
             out[i] = (x-x.mean(0)).astype(np.float32)
     return out
 
-# %% ../nbs/05d_trace.ipynb #9c5842bc
+# %% ../nbs/05d_trace.ipynb #333baf62
 def fit_codebook(
     cas:list, # proteins, C-alpha coordinates, angstrom, each (L,3)
     K:int, # number of codes
     seed:int=0, # of samples and first centres
     sample:int=200_000, # steps to fit to, at most
     iterations:int=30, # of k-means
-    rounds:int=2, # of k-means with the vectors that the walk meets; 0: the true steps alone
+    rounds:int=1, # of k-means with the vectors that the walk meets; 0: the true steps alone
 )->np.ndarray: # codebook, the most frequent first, angstrom, float32 (K,3)
     "Fit a codebook; raises ValueError where there are too few unbroken chains for K codes"
     rng, whole = np.random.default_rng(seed), []

@@ -30,7 +30,7 @@ def number(
         return value
     return parse
 
-# %% ../nbs/12_train.ipynb #481e1159
+# %% ../nbs/12_train.ipynb #f70e3341
 def _adder(p, title:str, about:str):
     "Function that adds a flag to a group of the help, with the type of its default"
     group = p.add_argument_group(title, about)
@@ -50,7 +50,7 @@ def _data_flags(p):
 
 def _model_flags(p):
     flag = _adder(p, 'model', 'what to train')
-    flag('--model-name', 'TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T', 'preset (tinyllama-1.1b, base, small, mini, tiny, nano), folder, or Hugging Face id; TinyLlama-1.1B is built in')
+    flag('--model-name', 'TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T', 'preset (tinyllama-1.1b, base, small, mini, tiny, nano), layers x width (4x128), folder, or Hugging Face id; TinyLlama-1.1B is built in')
     flag('--vocab', 'minimal', "tokens: 'minimal', or 'extended': those of the base model too", choices=('minimal','extended'))
     flag('--positions', 'aligned', "of tokens: 'aligned' gives structure token i the position of residue i", choices=('aligned','sequential'))
     flag('--objective', 'write', "what is asked: 'write' structure tokens one after the other, 'read' each off its residue (an encoder, no language model), or 'both'", choices=('write','read','both'))
