@@ -38,10 +38,10 @@ def seconds(work)->float:
     return time.perf_counter()-t
 
 def packed():
-    for p in proteins: token_losses(model, pack(p, vocab), 'each').sum().backward()
+    for p in proteins: token_losses(model, pack(p, vocab)).sum().backward()
 
 def whole_steps():
-    for p in proteins: optimizer_step(acc, model, opt, [pack(p, vocab)], 0.0, vocab.EOS, 'each')
+    for p in proteins: optimizer_step(acc, model, opt, [pack(p, vocab)], 0.0, vocab.EOS)
 
 def loss_everywhere(batch, labels): F.cross_entropy(model(**batch, use_cache=False).logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction='sum').backward()
 

@@ -23,6 +23,8 @@ EXPERIMENTS = {                 # name -> flags beside the common ones
     'both':                    dict(objective='both', sequence_attention='bidirectional'),
     'both, echo':              BEST,
     'both, echo, history dropout': BEST|dict(history_dropout=0.5),
+    'both, echo, read first 0.5': BEST|dict(read_first=0.5),
+    'both, echo, read first 0.8': BEST|dict(read_first=0.8),
     'encoder':                 dict(objective='read', sequence_attention='bidirectional'),
 }
 
@@ -44,6 +46,9 @@ def last(folder:Path)->dict:
 
 def seconds_a_step(options:dict, output:Path)->float:
     "Measured once for each shape, form and size of batch"
+    if (first := options.get('read_first')):             # such a step costs what a step of an encoder does
+        options = {k:v for k,v in options.items() if k!='read_first'}
+        return first*seconds_a_step(options|dict(objective='read'), output)+(1-first)*seconds_a_step(options, output)
     shape = {k:options[k] for k in ('model_name','batch_size','gradient_accumulation_steps','objective','sequence_attention','residue_echo') if k in options}
     folder = output/'speed'/'_'.join(str(v) for v in shape.values()).replace('/', '_')
     if not (folder/'metrics.jsonl').exists():
@@ -51,9 +56,25 @@ def seconds_a_step(options:dict, output:Path)->float:
     lines = [r for r in map(json.loads, open(folder/'metrics.jsonl')) if 'cpu_seconds' in r]
     return (lines[-1]['cpu_seconds']-lines[0]['cpu_seconds'])/(lines[-1]['step']-lines[0]['step'])
 
+def confidence_first(predictor, sequences:list[str], rounds:int)->list:
+    "Probabilities (L,n) at each place when it was decided: in each round, those of the hidden tokens that are surest are revealed; one round decides all at once"
+    import numpy as np, torch
+    from structure_search.batches import pack
+    from structure_search.model import packed_logits
+    v, out = predictor.vocab, []
+    for s in sequences:
+        L, tokens, known, decided = len(s), np.zeros(len(s), np.int64), np.zeros(len(s), bool), np.zeros((len(s), predictor.vocab.n_structure), np.float32)
+        for r in range(rounds):
+            batch = pack([v.encode(s, tokens)], v, predictor.positions, hidden=[~known])
+            with torch.no_grad(): p = packed_logits(predictor.model, batch)[:L,v.first:v.first+v.n_structure].softmax(-1).numpy()
+            now = np.argsort(-(p.max(-1)-2*known))[:-(-L*(r+1)//rounds)-known.sum()]
+            decided[now], tokens[now], known[now] = p[now], p[now].argmax(-1), True
+        out.append(decided)
+    return out
+
 def held_out(folder:Path, a)->dict:
-    "All figures of a trained model on held-out proteins"
-    import torch
+    "All figures of a trained model on held-out proteins; those of free-running ways on the same first ones, so that they compare"
+    import numpy as np, torch
     from structure_search.dataset import ProteinRows, select
     from structure_search.evaluate import free_running, summary, teacher_forced, with_wrong_sequences
     from structure_search.foldseek_db import PairedFoldseekDB
@@ -64,13 +85,19 @@ def held_out(folder:Path, a)->dict:
     db = PairedFoldseekDB(a.path)
     val = select(db, '3di', f'{a.path}.clusters.tsv', a.val_fraction, 400)[1]
     pairs = ProteinRows(db, p.vocab).proteins(val.some(a.samples).keys)
-    out, objective = teacher_forced(p.model, p.vocab, pairs, p.positions), form_of(p.model.config)['objective']
-    wrong = teacher_forced(p.model, p.vocab, with_wrong_sequences(pairs), p.positions)
-    out = dict(proteins=len(pairs), parameters=sum(x.numel() for x in p.model.parameters()))|out|{f'wrong_{k}':v for k,v in wrong.items() if 'nats' in k}
-    ways = dict(read=dict(method='read')) if objective=='read' else dict(greedy=dict(method='write'), sampled=dict(method='write', temperature=1.0), consensus=dict(method='consensus', samples=8))
-    for name,how in ways.items():
-        s = summary(free_running(p, pairs[:len(pairs)//(1 if name=='read' else 3)], **how)[0])
-        out |= {f'{name}_accuracy':s['token_accuracy'], f'{name}_nats':s['nats'], f'{name}_proteins':s['n']}
+    objective, few, rng = form_of(p.model.config)['objective'], [], np.random.default_rng(0)
+    few = [pairs[i] for i in rng.permutation(len(pairs))[:a.written]]
+    out = dict(proteins=len(pairs), parameters=sum(x.numel() for x in p.model.parameters()))
+    for wrong,some in (('', pairs), ('wrong_', with_wrong_sequences(pairs))): out |= {wrong+k:v for k,v in teacher_forced(p.model, p.vocab, some, p.positions).items()}
+    ways = (dict(few_read=dict(method='read')) if objective!='write' else {})|({} if objective=='read' else dict(greedy=dict(method='write'), sampled=dict(method='write', temperature=1.0), consensus=dict(method='consensus', samples=a.consensus)))
+    def note(name, rows):
+        s = summary(rows)
+        out.update({f'{name}_accuracy':s['token_accuracy'], f'{name}_nats':s['nats'], f'{name}_proteins':s['n']})
+    for name,how in ways.items(): note(name, free_running(p, few, **how)[0])
+    if float(json.loads((folder/'experiment.json').read_text())['options'].get('history_dropout', 0)):
+        for name,rounds in (('parallel', 1), ('confident', 10)):
+            said = confidence_first(p, [q.aa for q,_ in few], rounds)
+            note(name, [dict(residues=len(q), valid=True, accuracy=float((b.argmax(-1)==x).mean()), nats=float(-np.log(b[np.arange(len(x)),x]).mean()), rmsd=np.nan) for (q,x),b in zip(few, said)])
     return out
 
 def run(name:str, options:dict, seed:int, a)->dict:
@@ -81,12 +108,19 @@ def run(name:str, options:dict, seed:int, a)->dict:
         code = train(options|dict(seed=seed, max_steps=steps, log_interval=max(1, steps//40), eval_interval=0, eval_samples=100, rmsd_eval_interval=0, rmsd_eval_samples=5, save_minutes=0, num_epochs=100), folder)
         if code: raise RuntimeError(f'{name}: ss_train ended with {code}; see {folder}.log')
         (folder/'experiment.json').write_text(json.dumps(dict(name=name, seed=seed, options={k:str(v) for k,v in options.items()}, steps=steps, minutes=a.minutes), indent=1))
-        figures = held_out(folder, a)|{k:last(folder)[k] for k in ('cpu_seconds','tokens_seen','epoch')}
+        subprocess.run([sys.executable, __file__, a.path, '--output', a.output, '--judge', folder, '--val-fraction', str(a.val_fraction), '--samples', str(a.samples), '--written', str(a.written), '--consensus', str(a.consensus)], check=True, env=os.environ|dict(OMP_NUM_THREADS='1'))
+        figures = json.loads((folder/'judged.json').read_text())|{k:last(folder)[k] for k in ('cpu_seconds','tokens_seen','epoch')}
         (folder/'held_out.json').write_text(json.dumps(figures, indent=1))
         print(f'{name}, seed {seed}: {figures["cpu_seconds"]/60:.1f} core-minutes, {time.time()-began:.0f} s with its evaluation', flush=True)
     return json.loads((folder/'experiment.json').read_text())|json.loads((folder/'held_out.json').read_text())
 
-COLUMNS = dict(nats='nats', accuracy='accuracy', wrong_nats='wrong sequence', read_nats='read nats', read_accuracy='read accuracy', greedy_accuracy='greedy', sampled_accuracy='sampled', consensus_accuracy='consensus', consensus_nats='consensus nats')
+def collected(folder:Path)->dict:
+    "All that is to be kept of a run: what it was, its figures on held-out proteins, and its curve"
+    lines = [r for r in map(json.loads, open(folder/'metrics.jsonl')) if 'cpu_seconds' in r]
+    curve = {k:[round(r[k], 4) for r in lines if k in r] for k in ('step','tokens_seen','cpu_seconds','loss','read_loss','learning_rate')}
+    return json.loads((folder/'experiment.json').read_text())|{k:round(v, 5) if isinstance(v, float) else v for k,v in json.loads((folder/'held_out.json').read_text()).items()}|dict(curve={k:v for k,v in curve.items() if v})
+
+COLUMNS = {'nats':'nats', 'accuracy':'accuracy', 'wrong_nats':'wrong sequence', 'read_nats':'read, nats', 'read_accuracy':'read', 'few_read_accuracy':'read, as many', 'greedy_accuracy':'greedy', 'sampled_accuracy':'sampled', 'consensus_accuracy':'consensus', 'consensus_nats':'consensus, nats', 'parallel_accuracy':'all hidden', 'confident_accuracy':'surest first'}
 
 def table(rows:list[dict])->str:
     "Means over seeds, with half the range where there are several"
@@ -108,14 +142,23 @@ def main():
     p.add_argument('--seeds', type=int, nargs='+', default=[0])
     p.add_argument('--only', nargs='+', help='names of experiments; default: all')
     p.add_argument('--model-name', default='4x128')
-    p.add_argument('--learning-rate', type=float, default=3e-3)
+    p.add_argument('--learning-rate', type=float, default=1e-3)
     p.add_argument('--batch-size', type=int, default=4)
     p.add_argument('--val-fraction', type=float, default=0.05)
-    p.add_argument('--samples', type=int, default=300, help='held-out proteins to judge by; a third of them is written out')
+    p.add_argument('--samples', type=int, default=300, help='held-out proteins to judge by')
+    p.add_argument('--written', type=int, default=80, help='how many of them are written out')
+    p.add_argument('--consensus', type=int, default=16, help='samples of a consensus')
     p.add_argument('--also', nargs='+', default=[], help='more experiments: NAME=--flag,value,--flag,value... beside those of "both, echo"')
     p.add_argument('--workers', type=int, default=2)
+    p.add_argument('--judge', type=Path, help='no training: judge the model of this folder')
+    p.add_argument('--collect', help='no training: write all runs that are there to this file, a line each')
     p.add_argument('--table', action='store_true', help='no training: the table of what is there')
     a = p.parse_args()
+    if a.judge: (a.judge/'judged.json').write_text(json.dumps(held_out(a.judge, a), indent=1)); return
+    if a.collect:
+        with open(a.collect, 'w') as out:
+            for folder in sorted(f.parent for f in a.output.glob('*/held_out.json')): out.write(json.dumps(collected(folder))+'\n')
+        return
     if a.table:
         done = [json.loads((f.parent/'experiment.json').read_text())|json.loads(f.read_text()) for f in sorted(a.output.glob('*/held_out.json'), key=lambda f: f.stat().st_mtime)]
         print(table(done)); return

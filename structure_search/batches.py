@@ -114,7 +114,7 @@ def run(self:StepPlan, epochs:int, at:tuple=(0,0)):
         for j in range(i, len(steps)): yield ((pool, j+1) if j+1<len(steps) else (pool+1, 0)), steps[j]
         pool, i = pool+1, 0
 
-# %% ../nbs/07b_batches.ipynb #2167a670
+# %% ../nbs/07b_batches.ipynb #5a1b3e3d
 OBJECTIVES = 'write', 'read', 'both'
 
 def micro_batches(
@@ -145,16 +145,16 @@ def pack(
     positions:str='aligned', # as in `row_positions`
     size:int=0, # tokens of the packed row; 0: as many as there are
     slots:int=0, # proteins that `bounds` has room for; 0: as many as there are
-    longest:int=1024, # most tokens of a protein
+    longest:int=1024, # most tokens of a protein; more, where one has more
     objective:str='write', # one of OBJECTIVES: what the model is asked for
     hidden:list|None=None, # per protein, bool (L,): structure tokens that are asked for, but that those after them don't see: <PAD> stands in their place
-)->dict: # input_ids, position_ids and echo_ids (-1 where there is none) int64 (1,T); keep and labels int64 (K+R,), labels -100 where nothing is asked; reads: R, the last of them, are reads beside writing; bounds int32 (P+1,); ends int32 (P,); longest; tokens, that belong to a protein; lengths, residues of each protein, int64 (P,)
+)->dict: # input_ids, position_ids and echo_ids (-1 where there is none) int64 (1,T); keep and labels int64 (K+R,), labels -100 where nothing is asked; reads: R, the last of them, ask what is read; objective; bounds int32 (P+1,); ends int32 (P,); longest; tokens, that belong to a protein; lengths, residues of each protein, int64 (P,)
     "Proteins one after the other in one row; raises ValueError where they are more than fit"
     if objective not in OBJECTIVES: raise ValueError(f'objective {objective!r} is none of {OBJECTIVES}')
     read, write = (objective in (x, 'both') for x in ('read', 'write'))
     L = np.array([len(r)//2-2 for r in rows], np.int64)
     sizes = row_tokens(L, objective)
-    T = size or max(int(sizes.sum()), 1)
+    T, longest = size or max(int(sizes.sum()), 1), max(longest, int(sizes.max(initial=1)))      # kernels for GPUs compute no further than `longest`
     bounds = _bounds(sizes.tolist(), T, longest, slots)
     ids, where, echo, ends = np.full(T, vocab.PAD), np.zeros(T, np.int64), np.full(T, -1), bounds[1:].copy()
     asked = [(np.zeros(0, np.int64),)*2], [(np.zeros(0, np.int64),)*2]                 # to write, and to read: places and labels
@@ -166,13 +166,13 @@ def pack(
             asked[0].append((np.arange(at+n+2, at+m), r[n+3:]))
             if hidden is not None: ids[at+n+3:at+m][hidden[i]] = vocab.PAD
         if read: asked[1].append((np.arange(at+1, at+n+1), r[n+3:-1]))
-    room = [T//2 if size else max(1, sum(len(x) for x,_ in some)) for some,wanted in zip(asked, (write, read)) if wanted]
+    room = [(T if not write else T//2) if size else max(1, sum(len(x) for x,_ in some)) for some,wanted in zip(asked, (write, read)) if wanted]
     keep, labels = np.zeros(sum(room), np.int64), np.full(sum(room), -100)
     for begin,some in zip((0, room[0]), [some for some,wanted in zip(asked, (write, read)) if wanted]):
         places, right = map(np.concatenate, zip(*some))
         keep[begin:begin+len(places)], labels[begin:begin+len(places)] = places, right
     out = dict(input_ids=ids[None], position_ids=where[None], echo_ids=echo[None], keep=keep, labels=labels, bounds=bounds, ends=ends)
-    return {k:torch.from_numpy(v) for k,v in out.items()}|dict(reads=room[1] if write and read else 0, longest=longest, tokens=int(sizes.sum()), lengths=L)
+    return {k:torch.from_numpy(v) for k,v in out.items()}|dict(objective=objective, reads=room[-1] if read else 0, longest=longest, tokens=int(sizes.sum()), lengths=L)
 
 # %% ../nbs/07b_batches.ipynb #7366004b
 def hide_history(

@@ -101,7 +101,7 @@ class Selection:
         h.update(np.ascontiguousarray(self.lengths))
         return h.hexdigest()
 
-# %% ../nbs/07_dataset.ipynb #88eafb29
+# %% ../nbs/07_dataset.ipynb #79cfb38f
 class _LeftOut:
     "Counts by reason, and the first keys of each"
     def __init__(self): self.counts, self.first = {}, {}
@@ -114,7 +114,7 @@ class _LeftOut:
 
 def select(
     db:PairedFoldseekDB,
-    alphabet:str, # '3di' needs `_ss`, 'kanzi' needs `_ca`
+    alphabet:str, # '3di' needs `_ss`, others need `_ca`
     clusters:str|Path|None=None, # text: key<tab>cluster; None: each protein is its own cluster
     val_fraction:float=0.01, # share of clusters held out, 0 to 1
     max_protein_length:int=400, # residues; longer proteins are left out
@@ -146,17 +146,17 @@ def select(
     if not len(train): raise ValueError(f'nothing to train on. {words}. See --max-protein-length, --val-fraction, --keys and --exclude')
     return train, val, words
 
-# %% ../nbs/07_dataset.ipynb #388c3b50
+# %% ../nbs/07_dataset.ipynb #bb8c9f5e
 class ProteinRows:
     "Proteins of a database as rows of token numbers"
     def __init__(self,
         db:PairedFoldseekDB,
         vocab:Vocab,
-        tokenizer=None, # a `KanziTokenizer`, for the Kanzi alphabet
+        tokenizer=None, # of the codes, such as a `KanziTokenizer`; None for 3Di
         tolerance:float=0.01, # share of bad entries (and 10 of them) at which to stop
         tokens=None, # a `KanziTokens`: tokens made beforehand, so that nothing has to be encoded
     ):
-        if (vocab.alphabet=='kanzi')!=(tokenizer is not None): raise ValueError('the Kanzi alphabet needs a Kanzi tokenizer, and 3Di needs none')
+        if (vocab.alphabet!='3di')!=(tokenizer is not None): raise ValueError(f'the alphabet {vocab.alphabet} needs {"no tokenizer" if vocab.alphabet=="3di" else "its tokenizer"}')
         self.db, self.vocab, self.tokenizer, self.tolerance, self.tokens = db, vocab, tokenizer, tolerance, tokens
         self.seen, self.skips, self.bad = 0, 0, {}        # proteins read, how often one was skipped, which and why
 

@@ -4,35 +4,36 @@
 
 # %% auto #0
 __all__ = ['HEADER', 'teacher_forced', 'with_wrong_sequences', 'free_running', 'summary', 'save_examples', 'compare',
-           'table_rows', 'format_table']
+           'table_rows', 'format_table', 'compare_letters']
 
-# %% ../nbs/10_evaluate.ipynb #ea874150
+# %% ../nbs/10_evaluate.ipynb #c74eab74
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
 from .batches import pack
 from .dataset import log
 from .kanzi_tokenizer import length_groups
-from .metrics import lddt, rmsd, summarize_rmsd, superpose, tm_score, token_accuracy
+from .metrics import bigram_entropy, lddt, rmsd, summarize_rmsd, superpose, tm_score, token_accuracy
 from .model import form_of, packed_logits
-from .predict import Predictor
+from .predict import Predictor, default_method
+from .references import reference_table
 from .structure import ca_pdb
 from .visualize import superposition_figure, token_strip
 from .vocab import Vocab
 
-# %% ../nbs/10_evaluate.ipynb #14b86dd7
+# %% ../nbs/10_evaluate.ipynb #6b8f0008
 @torch.no_grad()
 def teacher_forced(
     model, # of transformers
     vocab:Vocab,
     pairs:list, # (Protein, numbers int64 (L,)) each
     positions:str='aligned', # as in training
-    tokens:int=16384, # in a batch, with padding
-    add=None, # function that adds float64 (8,) over processes, where each evaluates its share; None: there is one
-)->dict: # 'nats' and 'accuracy' of a structure token, 'eos_nats', 'tokens' (how many structure tokens); of a model that does both, 'read_nats' and 'read_accuracy' too: of one that only reads, 'nats' and 'accuracy' are those, and there is no 'eos_nats'
-    "Loss and accuracy when all earlier tokens are the true ones"
+    tokens:int=16384, # in a batch, about
+    add=None, # function that adds float64 (9,) over processes, where each evaluates its share; None: there is one
+)->dict: # 'nats' and 'accuracy' of a structure token, 'eos_nats', 'tokens' (how many structure tokens); of a model that reads, 'read_nats' and 'read_accuracy', and of one that does nothing else, those alone
+    "Loss and accuracy when all earlier tokens are the true ones; of what is read off residues, when none is known"
     if not pairs and add is None: raise ValueError('no proteins to evaluate')
-    was, sums, objective = model.training, np.zeros(8), form_of(model.config)['objective']
+    was, sums, objective = model.training, np.zeros(9), form_of(model.config)['objective']
     model.eval()
     rows = [vocab.encode(p.aa, x) for p,x in pairs]
     for group in length_groups([len(r) for r in rows], tokens):
@@ -41,10 +42,11 @@ def teacher_forced(
         with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type=='cuda'): logits = packed_logits(model, batch)
         nats, right = F.cross_entropy(logits, batch['labels'], reduction='none'), logits.argmax(-1)==batch['labels']
         eos, read = batch['labels']==vocab.EOS, torch.arange(len(nats), device=nats.device)>=len(nats)-batch['reads']
-        sums += [t.sum().item() for here in (~eos&~read, eos, read) for t in (nats[here], right[here], here)][:8]       # nats, right and number of each kind; as much is read as written
+        sums += [t.sum().item() for here in (~eos&~read, eos, read) for t in (nats[here], right[here], here)]       # nats, right and number of each kind
     model.train(was)
     if add is not None: sums = add(sums)
-    return dict(nats=sums[0]/sums[2], accuracy=sums[1]/sums[2], tokens=int(sums[2]))|(dict(eos_nats=sums[3]/sums[5]) if sums[5] else {})|(dict(read_nats=sums[6]/sums[2], read_accuracy=sums[7]/sums[2]) if objective=='both' else {})
+    written = {} if objective=='read' else dict(nats=sums[0]/sums[2], accuracy=sums[1]/sums[2], eos_nats=sums[3]/sums[5])
+    return written|({} if objective=='write' else dict(read_nats=sums[6]/sums[8], read_accuracy=sums[7]/sums[8]))|dict(tokens=int(sums[2] or sums[8]))
 
 # %% ../nbs/10_evaluate.ipynb #c2fc6751
 def with_wrong_sequences(
@@ -121,19 +123,20 @@ def save_examples(
         out[which] = png, pdb
     return out
 
-# %% ../nbs/10_evaluate.ipynb #e9d18ac0
+# %% ../nbs/10_evaluate.ipynb #46b26712
 def compare(
     predictor:Predictor, # of a Kanzi model
     pairs:list, # held-out (Protein, numbers) each, two at least
     train_tokens:list, # numbers of training proteins, for the frequencies of the floor
     seed:int=0, # of the random tokens
     progress:bool=False, # show bars
+    **how, # method, samples, temperature of the prediction
 )->tuple[dict,list]: # kind -> rows as of `free_running`; and the predictions
     "Prediction, ceiling, wrong-sequence null and floor for the same proteins"
     tok, rng = predictor.tokenizer, np.random.default_rng(seed)
     share = np.bincount(np.concatenate(train_tokens), minlength=predictor.vocab.n_structure)
-    rows, guesses = free_running(predictor, pairs, seed, progress)
-    null = free_running(predictor, with_wrong_sequences(pairs), seed, progress)[0]
+    rows, guesses = free_running(predictor, pairs, seed, progress, **how)
+    null = free_running(predictor, with_wrong_sequences(pairs), seed, progress, **how)[0]
     def decoded(tokens): return [dict(key=p.key, name=p.name, residues=len(p), valid=True, accuracy=token_accuracy(t, x), rmsd=rmsd(y, p.ca), tm=tm_score(y, p.ca), lddt=lddt(y, p.ca))
                                  for (p,x),t,y in zip(pairs, tokens, tok.decode(tokens, seed=seed))]
     random = [rng.choice(len(share), len(x), p=share/share.sum()) for _,x in pairs]
@@ -156,3 +159,26 @@ def format_table(
     cells = [[*map(str, header)], *[[f'{x:.3f}' if isinstance(x, float) else str(x) for x in row] for row in rows]]
     widths = [max(map(len, col)) for col in zip(*cells)]
     return '\n'.join('  '.join(c.ljust(w) if i==0 else c.rjust(w) for i,(c,w) in enumerate(zip(row, widths))) for row in cells)
+
+# %% ../nbs/10_evaluate.ipynb #59cdabff
+def compare_letters(
+    predictor:Predictor, # of any model
+    pairs:list, # held-out (Protein, numbers) each, two at least
+    known:list, # training (Protein, numbers) each, for the references
+    progress:bool=False, # show bars
+    samples:int=0, # of a consensus, which takes so many times as long as writing; 0: none
+)->dict[str,dict]: # kind -> accuracy and nats of a structure token
+    "A model beside the references, free-running and teacher-forced apart"
+    p, out = predictor, {f'reference: {k}':dict(accuracy=r['accuracy'], nats=r['nats']) for k,r in reference_table(known, pairs, predictor.vocab.n_structure, progress=progress).items()}
+    ways = dict(read=dict(method='read')) if default_method(p.model)=='read' else {}
+    if form_of(p.model.config)['objective']!='read': ways |= dict(written=dict(method='write'))|(dict(consensus=dict(method='consensus', samples=samples)) if samples else {})
+    null = with_wrong_sequences(pairs)
+    for name,how in ways.items():
+        for wrong,some in (('', pairs), (', wrong sequence', null)):
+            s = summary(free_running(p, some, progress=progress, **how)[0])
+            out[f'free-running: {name}{wrong}'] = dict(accuracy=s['token_accuracy'], nats=s['nats'])
+    if 'written' in ways:
+        tokens, right = [[x for _,x in some] for some in (known, pairs)]
+        out['reference: bigram (true letter before)'] = dict(accuracy=np.nan, nats=bigram_entropy(tokens, right, p.vocab.n_structure))
+        for wrong,some in (('', pairs), (', wrong sequence', null)): out[f'teacher-forced{wrong}'] = {k:v for k,v in teacher_forced(p.model, p.vocab, some, p.positions).items() if k in ('accuracy','nats')}
+    return out

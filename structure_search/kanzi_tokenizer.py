@@ -32,7 +32,7 @@ def _pad(xs:list[Tensor])->tuple[Tensor,Tensor]:
     x = torch.nn.utils.rnn.pad_sequence(xs, batch_first=True)
     return x, torch.arange(x.shape[1])<torch.tensor([len(t) for t in xs])[:,None]
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #b251c86c
+# %% ../nbs/05_kanzi_tokenizer.ipynb #d60b325d
 MINI = Path(str(files('structure_search')/'assets'/'kanzi_mini.safetensors'))
 PUBLISHED = dict(decode=dict(sampler='published', n_steps=100, noise_weight=0.45), max_length=256)
 SAMPLERS = dict(flow=('n_steps','start'), published=('n_steps','noise_weight','score_weight','cfg_weight','stable'))       # and what can be set of each
@@ -70,6 +70,7 @@ class KanziTokenizer:
         self._run = torch.compile(model.encode, dynamic=True) if compiled else model.encode
         self.budget = 1<<17 if model.device.type=='cuda' else 1<<11     # residues of a batch, padding included; what fits into the caches of a CPU is fastest there
 
+    alphabet = 'kanzi'
     @property
     def levels(self): return self.model.cfg.levels           # of the digits of a code
     def __repr__(self): return f'KanziTokenizer({self.n_codes} codes, {self.pose} pose, {self.settings["decode"]}, checkpoint {self.identity[:12]})'
@@ -138,11 +139,12 @@ def encode(self:KanziTokenizer,
     offsets = np.cumsum([0]+[len(x) for x in xs])
     return np.split(self.encode_ragged(np.concatenate(xs), offsets), offsets[1:-1])
 
-# %% ../nbs/05_kanzi_tokenizer.ipynb #e278b074
+# %% ../nbs/05_kanzi_tokenizer.ipynb #f6673930
 def _check_tokens(t, n_codes:int)->Tensor:
     "Tokens as a tensor (L,), or an error that says what is wrong"
     t = torch.as_tensor(t if isinstance(t, Tensor) else np.asarray(t))
-    if t.is_floating_point() or t.ndim!=1 or not len(t) or t.min()<0 or t.max()>=n_codes:
+    whole, t = not t.is_floating_point(), t.long()
+    if not whole or t.ndim!=1 or not len(t) or t.min()<0 or t.max()>=n_codes:
         raise ValueError(f'tokens are whole numbers from 0 to {n_codes-1}, at least one, in a flat array; got shape {tuple(t.shape)}'+(f', {int(t.min())} to {int(t.max())}' if t.numel() else ''))
     return t
 

@@ -28,15 +28,16 @@ def _widths(config)->tuple[int,int]: # of all queries, and of all keys
     h = getattr(config, 'head_dim', None) or config.hidden_size//config.num_attention_heads
     return h*config.num_attention_heads, h*config.num_key_value_heads
 
-# %% ../nbs/08b_plan.ipynb #2879e396
+# %% ../nbs/08b_plan.ipynb #8ab58da9
 def step_flop(
     config, # of transformers
     lengths:np.ndarray, # residues of each protein of a batch, (P,)
     counts:np.ndarray|int=1, # how many proteins each of `lengths` stands for
+    objective:str|None=None, # what is asked; None: as the model's form says
 )->float: # FLOP, forward and backward, nothing computed twice
     "Operations of training on some proteins"
     p, L = parameters(config), np.asarray(lengths, np.float64)
-    T, S, asked, (A, _) = row_tokens(L, objective := form_of(config)['objective']), L+2, dict(write=L+1, read=L, both=2*L+1)[objective], _widths(config)
+    T, S, asked, (A, _) = row_tokens(L, objective := objective or form_of(config)['objective']), L+2, dict(write=L+1, read=L, both=2*L+1)[objective], _widths(config)
     matrices = 6*(p['attention']+p['MLP'])*T+6*config.hidden_size*config.vocab_size*asked
     pairs = T*(T+1)/2+(S*(S-1)/2 if form_of(config)['sequence_attention']=='bidirectional' else 0)
     return float(((matrices+3*4*config.num_hidden_layers*A*pairs)*counts).sum())

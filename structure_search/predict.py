@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'generate_batch', 'read_batch', 'default_method', 'generate', 'Prediction', 'Predictor']
 
-# %% ../nbs/09_predict.ipynb #38e7fc58
+# %% ../nbs/09_predict.ipynb #16580ce0
 import warnings, zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ from fastcore.basics import patch
 from torch import Tensor
 from tqdm.auto import tqdm
 from .batches import pack
-from .kanzi_tokenizer import KanziTokenizer, length_groups
+from .kanzi_tokenizer import length_groups
+from .trace import load_tokenizer
 from .model import form_of, load_model, packed_logits, save_model
 from .vocab import Vocab
 
@@ -131,7 +132,7 @@ def generate(
     bar.close()
     return chosen, probs
 
-# %% ../nbs/09_predict.ipynb #c938b86a
+# %% ../nbs/09_predict.ipynb #cc857ad2
 @dataclass
 class Prediction:
     "What a model says of one sequence"
@@ -150,13 +151,13 @@ class Predictor:
     def __init__(self,
         model, # of transformers
         vocab:Vocab,
-        tokenizer:KanziTokenizer|None=None, # for the Kanzi alphabet
+        tokenizer=None, # of the codes, such as a `KanziTokenizer`; None for 3Di
         positions:str='aligned', # as in training
         max_protein_length:int|None=None, # longest protein of the training; longer ones bring a warning
     ):
         self.model, self.vocab, self.tokenizer, self.positions, self.max_protein_length = model, vocab, tokenizer, positions, max_protein_length
 
-# %% ../nbs/09_predict.ipynb #f1f496f8
+# %% ../nbs/09_predict.ipynb #6f7c593e
 @patch(cls_method=True)
 def from_pretrained(cls:Predictor,
     folder:str|Path, # output folder of a training
@@ -167,8 +168,8 @@ def from_pretrained(cls:Predictor,
     "Load a trained model; raises FileNotFoundError or ValueError with the mend"
     model, vocab, about = load_model(folder, flash)
     device, tokenizer = device or ('cuda' if torch.cuda.is_available() else 'cpu'), None
-    if vocab.alphabet=='kanzi':
-        tokenizer = KanziTokenizer.from_pretrained(kanzi or about.get('kanzi', 'mini'), pose=about.get('pose', 'canonical'), device=device)
+    if vocab.alphabet!='3di':
+        tokenizer = load_tokenizer(kanzi or about.get('kanzi', 'mini'), pose=about.get('pose', 'canonical'), device=device)
         if tokenizer.identity!=about.get('kanzi_identity'):
             raise ValueError(f'{folder}: the model was trained on tokens of another Kanzi checkpoint (SHA-256 {str(about.get("kanzi_identity"))[:12]}..., here {tokenizer.identity[:12]}...); give that one as `kanzi`')
     return cls(model.to(device), vocab, tokenizer, about.get('positions', 'aligned'), about.get('max_protein_length'))

@@ -98,7 +98,7 @@ def _grow(moves:np.ndarray, n:np.ndarray, choose):
         axes, tip = new[:,:3], tip+new[:,3]
         yield t, tip
 
-# %% ../nbs/05d_trace.ipynb #31e2df70
+# %% ../nbs/05d_trace.ipynb #c3c1500b
 _CLEAR = 0.1        # angstrom, from a point or a line
 
 def _pick(x:np.ndarray, where:np.ndarray)->np.ndarray: return x[:,where,np.arange(x.shape[2])]      # (3,L,N), (N,) -> (3,N)
@@ -115,11 +115,13 @@ def _laid(
     off = d-_dot(d, a[:,None])*a[:,None]
     v = _pick(off, (_dot(off, off)>_CLEAR**2).argmax(0))
     v = np.where(_dot(v, v)>_CLEAR**2, v, row==np.abs(a).argmin(0))                 # all on one line
-    first, second, third = (tip for _,tip in _grow(moves, np.array([3]), lambda *_: np.zeros(1, int)))
-    at = _axes(second-first, third-second)
-    return first[:,None]+sum(b[:,None]*_dot(d, a[:,None]) for a,b in zip(_axes(u, v), at))
+    turn, first = moves[:,:3,0], moves[:,3,0]
+    side = first*[0,1,1]
+    there = turn@turn@np.stack([[1,0,0], side if side@side>1e-6 else [0,1,0]], 1)      # directions of the second step and of the third residue
+    at = [e[:,None] for e in _axes(*there.T)]
+    return first[:,None,None]+sum(b[:,None]*_dot(d, a[:,None]) for a,b in zip(_axes(u, v), at))
 
-# %% ../nbs/05d_trace.ipynb #d14e9b2e
+# %% ../nbs/05d_trace.ipynb #c0ce679f
 def _check_codes(codes)->np.ndarray:
     "A codebook, or a ValueError that says why it is none"
     codes = np.asarray(codes)
@@ -131,7 +133,7 @@ def _check_codes(codes)->np.ndarray:
 
 class TraceTokenizer:
     "Protein coordinates in angstrom <-> steps of a walk"
-    pose, dtype, levels = 'invariant', 'float32', None                  # tokens don't depend on how a protein lies, and have no digits
+    alphabet, pose, dtype, levels = 'trace', 'invariant', 'float32', None                  # tokens don't depend on how a protein lies, and have no digits
     def __init__(self,
         codes:np.ndarray, # codebook, such as of `fit_codebook`, angstrom, float32 (K,3)
         identity:str|None=None, # SHA-256 of its file; None: of the file that `save` would write

@@ -30,7 +30,7 @@ def number(
         return value
     return parse
 
-# %% ../nbs/12_train.ipynb #f70e3341
+# %% ../nbs/12_train.ipynb #2880b148
 def _adder(p, title:str, about:str):
     "Function that adds a flag to a group of the help, with the type of its default"
     group = p.add_argument_group(title, about)
@@ -57,6 +57,7 @@ def _model_flags(p):
     flag('--sequence-attention', 'causal', "'bidirectional': residues read each other both ways; 'causal': each reads those before it", choices=('causal','bidirectional'))
     flag('--residue-echo', False, 'add the embedding of residue i to the input where structure token i is asked for', action=argparse.BooleanOptionalAction)
     flag('--history-dropout', 0.0, 'share of the proteins, 0 to 1, from whose earlier structure tokens a random share is hidden in training', type=number(float, 0, 1))
+    flag('--read-first', 0.0, "with --objective both: share of the steps, at the beginning, in which structure tokens are only read, not written; such a step costs half", type=number(float, 0, 1))
     flag('--pretrained', False, 'start from the weights of --model-name, not from random ones', action='store_true')
     flag('--seed', 0, 'of weights, order and samples', type=number(int, 0, 2**31))
 
@@ -106,21 +107,21 @@ def make_parser(
     _data_flags(p); _model_flags(p); _step_flags(p); _machine_flags(p); _watch_flags(p, output_dir)
     return p
 
-# %% ../nbs/12_train.ipynb #933bd979
+# %% ../nbs/12_train.ipynb #64699311
 def tokenizer_flags(p:argparse.ArgumentParser):
     "Add the flags that say which Kanzi tokenizer, and how it encodes"
-    p.add_argument('--kanzi-checkpoint', default='checkpoints/cleaned_model.pt', help="checkpoint of the Kanzi tokenizer; 'mini' is the embedded one")
+    p.add_argument('--kanzi-checkpoint', default='checkpoints/cleaned_model.pt', help="checkpoint of the Kanzi tokenizer; 'mini' is the embedded one; 'trace-64' and 'trace-256' are codes of another make, without a network")
     p.add_argument('--pose', default='canonical', choices=('canonical','as-is'), help="'canonical': each protein in the pose of its own shape, so that tokens don't depend on the frame of the file; 'as-is': coordinates as given, like the original")
     p.add_argument('--dtype', default='float32', choices=('float32','bfloat16'), help='numbers in which the encoder computes; bfloat16 is faster on a GPU and changes a few tokens')
 
-# %% ../nbs/12_train.ipynb #851d3860
+# %% ../nbs/12_train.ipynb #de3b2917
 def _kanzi_tokens(name:str|None, db, tokenizer, checkpoint:str, say):
     "Tokens made beforehand, or None, and a word about it; raises ValueError when they are of another tokenizer"
     from structure_search.kanzi_sidecar import KanziTokens
     path = Path(name or f'{db.path}_kanzi')
     if name=='none': return None
     if not name and not Path(f'{path}.json').exists():
-        say(f'{path} is {"not finished" if Path(f"{path}.parts").exists() else "not there"}: proteins are encoded as they come, again in each epoch. To do it once: ss_tokenize_kanzi --db-path {db.path} --kanzi-checkpoint {checkpoint}'+('' if tokenizer.pose=='canonical' else f' --pose {tokenizer.pose}'))
+        say(f'{path} is {"not finished" if Path(f"{path}.parts").exists() else "not there"}: proteins are encoded as they come, again in each epoch. To do it once: ss_tokenize_kanzi --db-path {db.path} --kanzi-checkpoint {checkpoint}'+(' --pose as-is' if tokenizer.pose=='as-is' else ''))
         return None
     if not Path(f'{path}.json').exists(): raise FileNotFoundError(f'{path}.json: no tokens there (--kanzi-tokens). ss_tokenize_kanzi --db-path {db.path} --kanzi-checkpoint {checkpoint} --output {path} makes them')
     tokens = KanziTokens(path)
@@ -197,11 +198,11 @@ def _plan(args, acc, vocab, train, say):
     say(f'{args.model_name}'+('' if gpu else '; no GPU here: an H100 of 80 GB is assumed')+f'\n{plan_text(plan)}')
     return plan
 
-# %% ../nbs/12_train.ipynb #0af77ef9
+# %% ../nbs/12_train.ipynb #b8f5ce29
 def run(
     args:argparse.Namespace, # of `make_parser`
-    alphabet:str, # '3di' or 'kanzi'
-    tokenizer=None, # a `KanziTokenizer`, for the Kanzi alphabet; None with --plan, which doesn't need it
+    alphabet:str, # '3di', 'kanzi' or 'trace'
+    tokenizer=None, # of the codes, such as a `KanziTokenizer`; None with --plan, which doesn't need it
     about:dict|None=None, # what the model folder is to record
 )->dict: # as of `fit`, or of `smoke`; the plan
     "Select, build, train; or plan, or try"
@@ -220,7 +221,7 @@ def run(
     if args.plan: return _plan(args, acc, vocab, train, say)
     if not len(val): say('no protein is held out: the evaluation below is on training proteins, and says nothing about others'); val = train
     rows, kernel = ProteinRows(db, vocab, tokenizer, tokens=tokens), None if args.attention=='auto' else args.attention
-    model = build_model(args.model_name, vocab, args.pretrained, not args.no_flash_attn, args.seed, None if tokenizer is None else tokenizer.model.cfg.levels, kernel, _form(args))
+    model = build_model(args.model_name, vocab, args.pretrained, not args.no_flash_attn, args.seed, getattr(tokenizer, 'levels', None), kernel, _form(args))
     settings = _settings(args, acc, model.config, say)
     evaluations = dict(validation=(args.eval_interval, _validation(acc, rows, val, train, args.positions, args.eval_samples, say)), prediction=(args.rmsd_eval_interval, _prediction(acc, rows, val, settings, args.rmsd_eval_samples)))
     say(f'{args.model_name}: {sum(p.numel() for p in model.parameters())/1e6:,.1f} million parameters, {vocab.size:,} tokens, attention by {model.config._attn_implementation.removeprefix("packed-")}')

@@ -5,25 +5,26 @@
 # %% auto #0
 __all__ = ['main']
 
-# %% ../nbs/13_train_kanzi.ipynb #8378cdc8
+# %% ../nbs/13_train_kanzi.ipynb #a690d47d
 import sys
-from .train import command, make_parser, run, tokenizer_flags
+from .train import command, make_parser, number, run, tokenizer_flags
 
-# %% ../nbs/13_train_kanzi.ipynb #e412515f
+# %% ../nbs/13_train_kanzi.ipynb #165f9759
 def _train(args):
     "Load the tokenizer, then train"
-    if args.plan: return run(args, 'kanzi')
     from structure_search.engines import make_accelerator
-    from structure_search.kanzi_tokenizer import KanziTokenizer
+    from structure_search.trace import load_tokenizer
+    if args.plan and not args.kanzi_checkpoint.startswith('trace-'): return run(args, 'kanzi')          # the checkpoint need not be there yet
     make_accelerator(args.gradient_accumulation_steps)          # each process has its own GPU from here on, and the tokenizer goes there
-    tokenizer = KanziTokenizer.from_pretrained(args.kanzi_checkpoint, args.pose, dtype=args.dtype)
-    run(args, 'kanzi', tokenizer, dict(kanzi=args.kanzi_checkpoint, kanzi_identity=tokenizer.identity, kanzi_dtype=args.dtype, pose=tokenizer.pose))
+    tokenizer = load_tokenizer(args.kanzi_checkpoint, args.pose, dtype=args.dtype)
+    run(args, tokenizer.alphabet, tokenizer, dict(kanzi=args.kanzi_checkpoint, kanzi_identity=tokenizer.identity, kanzi_dtype=args.dtype, pose=tokenizer.pose))
 
 def main(argv=None)->int:
     "Entry point of `ss_train_kanzi`; returns the exit code"
     p = make_parser('ss_train_kanzi', 'Train a language model that translates residues into Kanzi tokens, and judge it by RMSD.', 'outputs/kanzi_predictor')
     tokenizer_flags(p)
     p.add_argument('--kanzi-tokens', help="tokens made by ss_tokenize_kanzi, their name without ending; default: that of the database with _kanzi, if it is there; 'none': encode on the fly")
+    p.add_argument('--digit-loss', default=0.0, type=number(float, 0, 100), help="weight of a second loss, of the codes' digits (levels 8, 5, 5, 5)")
     args = p.parse_args(argv)
     return command('ss_train_kanzi', lambda: _train(args))
 

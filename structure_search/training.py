@@ -6,10 +6,10 @@
 __all__ = ['log', 'OF_A_RUN', 'save_state', 'publish_model', 'load_state', 'set_aside', 'Interrupted', 'Stop', 'check_room',
            'only_run', 'fit']
 
-# %% ../nbs/11_training.ipynb #1710a46e
+# %% ../nbs/11_training.ipynb #ce53a1a5
 import fcntl, hashlib, json, logging, math, os, shutil, signal, socket, time
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 import torch
 from accelerate import Accelerator
@@ -18,14 +18,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
-from .batches import StepPlan, hide_history, micro_batches, pack, prefetch, row_tokens
+from .batches import OBJECTIVES, StepPlan, hide_history, micro_batches, pack, prefetch, row_tokens
 from .checkpoint import CheckpointError, checkpoints, forget_unfinished, newest, publish, write_checkpoint
 from .dataset import ProteinRows, Selection
 from .engines import all_agree, broadcast, engine, load_whole, make_accelerator, plain_copy, whole_moments, whole_weights
 from .model import save_model
 from .plan import peak_flops
 from .run_log import Meter, RunLog, Watch, read_run, versions
-from .step import Settings, fixed_shape, learning_rate, make_optimizer, optimizer_step, prepare_model
+from .step import Settings, digit_losses, fixed_shape, learning_rate, make_optimizer, optimizer_step, prepare_model
 
 log = logging.getLogger('structure_search')
 
@@ -111,7 +111,7 @@ class Stop:
     def __exit__(self, *_):
         for s,h in self.before.items(): signal.signal(s, h)
 
-# %% ../nbs/11_training.ipynb #e908ec22
+# %% ../nbs/11_training.ipynb #25398630
 def _digest(config)->str:
     "What tells a model's configuration from another one"
     kept = {k:v for k,v in config.to_dict().items() if k not in ('_name_or_path','transformers_version','dtype','torch_dtype','architectures','use_cache')}
@@ -120,7 +120,7 @@ def _digest(config)->str:
 def _same(settings:Settings, acc:Accelerator, train:Selection, about:dict, config)->dict:
     "What a run has to keep when it goes on"
     rows = settings.batch_size*settings.gradient_accumulation_steps*acc.num_processes
-    return dict(rows_in_a_step=rows)|{k:getattr(settings, k) for k in ('max_length','seed','shuffle_block','positions','objective','history_dropout')}|dict(proteins=f'{len(train):,}, {train.digest}', model=_digest(config), tokenizer=about.get('kanzi_identity'), pose=about.get('pose'), dtype=about.get('kanzi_dtype'))
+    return dict(rows_in_a_step=rows)|{k:getattr(settings, k) for k in ('max_length','seed','shuffle_block','positions','objective','history_dropout','digit_loss','read_first')}|dict(proteins=f'{len(train):,}, {train.digest}', model=_digest(config), tokenizer=about.get('kanzi_identity'), pose=about.get('pose'), dtype=about.get('kanzi_dtype'))
 
 def _say_schedule(run):
     "Going on for longer is fine, and changes the learning rate; say so, and when there is nothing to do"
@@ -239,7 +239,7 @@ def _lost(e:RuntimeError)->bool:
     "Is it about another process that doesn't answer?"
     return isinstance(e, torch.distributed.DistError) or any(w in str(e) for w in ('Connection closed by peer', 'Connection reset by peer', 'Broken pipe', 'gloo', 'NCCL', 'Timed out waiting'))
 
-# %% ../nbs/11_training.ipynb #b01a1c19
+# %% ../nbs/11_training.ipynb #0a9490cd
 class _Run:
     "The loop and its surroundings"
     def __init__(self, settings, acc, model, opt, rows, train, plan, total, about, same, evaluations, progress, stop):
@@ -253,24 +253,33 @@ class _Run:
         config = asdict(settings)|about|dict(engine=engine(acc), versions=self.versions)
         self.log = RunLog(self.folder, config, settings.tracker, self.step or None) if acc.is_main_process else None
         self.bar, self.last_save = tqdm(total=total, initial=self.step, unit='step', desc='training', disable=not acc.is_main_process), time.monotonic()
-        self.fixed = fixed_shape(settings, train.lengths) if acc.device.type=='cuda' or settings.compile=='on' else {}
+        self.fixed = {o:fixed_shape(replace(settings, objective=o), train.lengths) for o in OBJECTIVES} if acc.device.type=='cuda' or settings.compile=='on' else {}
 
-# %% ../nbs/11_training.ipynb #2af3b43d
+# %% ../nbs/11_training.ipynb #626a65f1
 @patch
-def packed(self:_Run, keys, epoch:int)->dict:
+def packed(self:_Run, keys, epoch:int, step:int)->dict:
     "Proteins as one micro-batch; what is hidden of each one's history depends on it, the seed and the epoch alone"
     s, rows = self.settings, self.rows(keys)
-    return pack(rows, self.rows.vocab, s.positions, objective=s.objective, hidden=hide_history(rows, s.history_dropout, (s.seed, epoch)), **self.fixed)
+    objective = 'read' if s.objective=='both' and step<round(s.read_first*self.total) else s.objective
+    return pack(rows, self.rows.vocab, s.positions, objective=objective, hidden=hide_history(rows, s.history_dropout, (s.seed, epoch)), **self.fixed.get(objective, {}))
 
 @patch
 def read(self:_Run):
     "This process's micro-batches of each step, from its place on: yields place after the step, micro-batches, proteins that could not be read"
     s, micro = self.settings, self.settings.gradient_accumulation_steps*self.acc.num_processes
-    for place,step in self.plan.run(s.num_epochs, self.place):
+    for n,(place,step) in enumerate(self.plan.run(s.num_epochs, self.place), self.step):
         before, mine = self.rows.skips, micro_batches(step, micro)[self.acc.process_index::self.acc.num_processes]
-        batches = [self.packed(self.selection.keys[m], (place[0]-(place[1]==0))//self.plan.pools()) for m in mine]
+        batches = [self.packed(self.selection.keys[m], (place[0]-(place[1]==0))//self.plan.pools(), n) for m in mine]
         if self.acc.device.type=='cuda': batches = [{k:v.pin_memory() if isinstance(v, Tensor) else v for k,v in b.items()} for b in batches]
         yield place, batches, self.rows.skips-before
+
+@patch
+def extra(self:_Run):
+    "Loss of the codes' digits, where it is asked for"
+    s, levels, first = self.settings, getattr(self.rows.tokenizer, 'levels', None), self.rows.vocab.first
+    if not s.digit_loss: return None
+    if levels is None: raise ValueError('--digit-loss needs codes that are made of digits, as those of Kanzi are')
+    return lambda logits, labels: s.digit_loss*digit_losses(logits, labels, first, levels)
 
 @patch
 def over(self:_Run)->bool:
@@ -280,16 +289,17 @@ def over(self:_Run)->bool:
 @patch
 def last(self:_Run)->str: return 'no checkpoint is written yet' if self.saved is None else f'the last checkpoint is that of step {self.saved}'
 
-# %% ../nbs/11_training.ipynb #58ccbc83
+# %% ../nbs/11_training.ipynb #7f59965a
 @patch
 def train(self:_Run):
     "Steps to the end, or to a signal"
-    s = self.settings
+    s, extra, switch = self.settings, self.extra(), round(self.settings.read_first*self.total)
     for place,batches,skipped in prefetch(self.read()):
+        if self.step==switch: self.watch = Watch(s.on_spike, s.on_nan, state=dict(skipped=self.watch.state()['skipped']))      # another loss begins
         rate = learning_rate(self.step, self.total, s.learning_rate, s.warmup_ratio)
         due = s.save_minutes>0 and time.monotonic()-self.last_save>60*s.save_minutes
         here = dict(skipped=skipped, interrupt=int(self.stop.interrupt), terminate=int(self.stop.terminate), save=int(due and self.acc.is_main_process))
-        out = optimizer_step(self.acc, self.model, self.opt, batches, rate, self.rows.vocab.EOS, self.judge, here)
+        out = optimizer_step(self.acc, self.model, self.opt, batches, rate, self.rows.vocab.EOS, self.judge, here, extra)
         self.step, self.place = self.step+1, place
         self.after(out, rate)
         ends, stops = self.over(), out['interrupt']+out['terminate']>0
@@ -298,7 +308,7 @@ def train(self:_Run):
         self.evaluate(self.due())
         if ends: return
 
-# %% ../nbs/11_training.ipynb #cd1fe673
+# %% ../nbs/11_training.ipynb #bc1319a0
 @patch
 def judge(self:_Run, loss:float, norm:float|None)->str:
     "What is to be done with a step, and a word about it"
@@ -318,7 +328,7 @@ def after(self:_Run, out:dict, rate:float):
     if self.step%s.log_interval and not self.over(): return
     figures = self.meter.figures()|dict(learning_rate=rate, grad_norm=out['grad_norm'], epoch=self.meter.state()['tokens_seen']/self.epoch, skipped=self.skipped, skipped_steps=self.watch.state()['skipped'])
     if self.acc.device.type=='cuda': figures['memory_gb'] = torch.cuda.max_memory_allocated()/1e9
-    self.loss = figures.get('loss', math.nan)
+    self.loss = figures.get('loss', figures.get('read_loss', math.nan))
     if self.log:
         self.log(self.step, figures)
         self.bar.set_postfix_str(f'loss {self.loss:.3f}, {figures.get("tokens_per_second", 0):,.0f} tokens/s', refresh=False)

@@ -14,7 +14,7 @@ from structure_search.training import _Run
 from structure_search.vocab import minimal_vocab
 
 HERE = Path(__file__).parent
-FLAGS = ('--model-name nano --max-length 170 --val-fraction 0.1 --batch-size 2 --gradient-accumulation-steps 2 --learning-rate 1e-3 --num-epochs 5 --log-interval 3 --save-interval 4 --save-minutes 0 '
+FLAGS = ('--model-name nano --objective both --sequence-attention bidirectional --residue-echo --history-dropout 0.5 --max-length 170 --val-fraction 0.1 --batch-size 2 --gradient-accumulation-steps 2 --learning-rate 1e-3 --num-epochs 5 --log-interval 3 --save-interval 4 --save-minutes 0 '
          '--eval-interval 5 --eval-samples 4 --rmsd-eval-interval 8 --rmsd-eval-samples 2').split()
 ENV = os.environ|{'OMP_NUM_THREADS':'1', 'HF_HUB_OFFLINE':'1', 'WANDB_MODE':'disabled', 'CUDA_VISIBLE_DEVICES':'', 'PYTHONUNBUFFERED':'1'}
 
@@ -204,9 +204,9 @@ def test_step_without_a_protein(monkeypatch):
     model = build_model('nano', vocab)
     model, opt = acc.prepare(model, make_optimizer(model))
     rows = [vocab.encode('MKTL'*9, 'DVPL'*9)]
-    optimizer_step(acc, model, opt, [pack(rows, vocab)], 1e-3, vocab.EOS, 'each')
+    optimizer_step(acc, model, opt, [pack(rows, vocab)], 1e-3, vocab.EOS)
     before = torch.cat([p.detach().flatten() for p in model.parameters()])
-    out = optimizer_step(acc, model, opt, [pack([], vocab)], 1e-3, vocab.EOS, 'each', judge=lambda *_: pytest.fail('nothing to judge'))
+    out = optimizer_step(acc, model, opt, [pack([], vocab)], 1e-3, vocab.EOS, judge=lambda *_: pytest.fail('nothing to judge'))
     assert out['verdict']=='skip' and torch.equal(before, torch.cat([p.detach().flatten() for p in model.parameters()]))
 
 def test_told_to_end_in_an_evaluation(db, tmp_path, monkeypatch):

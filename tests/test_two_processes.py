@@ -3,6 +3,7 @@
 A step has 8 rows throughout: 2 processes x batches of 2 x accumulation 2, or 1 x 2 x 4, or 1 x 8 x 1.
 """
 import json, os, signal, subprocess, sys, time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pytest, torch
@@ -19,7 +20,7 @@ from structure_search.vocab import minimal_vocab
 
 FSDP = ['accelerate', 'launch', '--config_file', str(Path(__file__).resolve().parents[1]/'configs'/'accelerate_fsdp.yaml'), '--num_processes', '2', '--main_process_port', '0', '-m', 'structure_search.train']
 LAUNCH = 'accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0 -m structure_search.train'.split()
-FLAGS = '--model-name nano --max-length 170 --val-fraction 0 --eval-samples 4 --rmsd-eval-samples 2 --eval-interval 0 --rmsd-eval-interval 0 --save-interval 0 --log-interval 1 --learning-rate 1e-3 --num-epochs 20'.split()
+FLAGS = '--model-name nano --objective both --sequence-attention bidirectional --residue-echo --history-dropout 0.5 --max-length 170 --val-fraction 0 --eval-samples 4 --rmsd-eval-samples 2 --eval-interval 0 --rmsd-eval-interval 0 --save-interval 0 --log-interval 1 --learning-rate 1e-3 --num-epochs 20'.split()
 ENV = os.environ|{'PATH':f'{Path(sys.executable).parent}:{os.environ["PATH"]}', 'OMP_NUM_THREADS':'1', 'HF_HUB_OFFLINE':'1', 'WANDB_MODE':'disabled', 'CUDA_VISIBLE_DEVICES':'', 'PYTHONUNBUFFERED':'1'}
 PROBE = 'import torch; torch.distributed.init_process_group("gloo"); t = torch.ones(1); torch.distributed.all_reduce(t); assert t.item()==2'
 
@@ -82,6 +83,7 @@ def test_parts_of_two_processes_make_a_step(db):
     def contents(processes, batch, accumulation):
         settings, plan = Settings('', batch_size=batch, gradient_accumulation_steps=accumulation, max_length=170, num_epochs=2), StepPlan(train_set.lengths, batch*accumulation*processes, 170)
         runs = [SimpleNamespace(settings=settings, acc=SimpleNamespace(process_index=i, num_processes=processes, device=torch.device('cpu')), rows=ProteinRows(PairedFoldseekDB(db), vocab), selection=train_set, plan=plan, place=(0,0), fixed={}) for i in range(processes)]
+        for run in runs: run.packed = partial(_Run.packed, run)
         for parts in zip(*map(_Run.read, runs), strict=True):
             assert len({place for place,*_ in parts})==1 and all(len(batches)==accumulation for _,batches,_ in parts)
             yield sorted(tuple(b['input_ids'][0,i:j].tolist()) for _,batches,_ in parts for b in batches for i,j in zip(b['bounds'][:-1], b['bounds'][1:]) if b['tokens'])      # without the padding of empty micro-batches
