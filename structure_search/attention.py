@@ -129,7 +129,7 @@ def masked(
     "The mask of a row, once for all layers"
     return BY_MASK[kernel][0](bounds, ends, T) if kernel in BY_MASK else None
 
-# %% ../nbs/07c_attention.ipynb #352b6b78
+# %% ../nbs/07c_attention.ipynb #13cc9423
 def attention_inputs(
     kernel:str, # of `kernels`
     bounds:Tensor, # as in `packed_attention`
@@ -145,12 +145,14 @@ def attention_inputs(
 def _for_transformers(kernel:str):
     "The kernel as an attention function of transformers"
     def forward(module, query, key, value, attention_mask, scaling=None, dropout=0.0, cu_seq_lens_q=None, max_length_q=None, sequence_ends=None, **kwargs):
+        if 'bounds' in kwargs: raise ValueError(f'{type(module).__name__}: this model was not made by build_model or load_model, and takes packed rows for one protein; give it to with_form')
         if cu_seq_lens_q is None:
             if attention_mask is not None and 0 in attention_mask.shape: raise ValueError(f'{type(module).__name__} does not pass on where one protein ends and the next begins: this architecture cannot train on packed rows')
             from transformers.integrations.sdpa_attention import sdpa_attention_forward
             return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+        here = 'each' if kernel in BY_MASK and 0 in attention_mask.shape else kernel
         q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))      # under autocast, rotary positions make fp32 of the first two
-        return packed_attention(kernel, q, k, v, cu_seq_lens_q, max_length_q, scaling, attention_mask, sequence_ends)[None], None
+        return packed_attention(here, q, k, v, cu_seq_lens_q, max_length_q, scaling, attention_mask, sequence_ends)[None], None
     return forward
 
 def register():

@@ -95,18 +95,19 @@ def check_kernels():
     eight = gpu and torch.cuda.get_device_capability()>=(8, 9)
     yield Line('float8', 'ok' if eight and find_spec('torchao') else 'none', ('torchao is installed' if find_spec('torchao') else 'torchao is not installed')+('' if eight else ', and float8 needs a GPU of compute capability 8.9 or higher (H100)'), 'for float8: uv pip install torchao' if eight and not find_spec('torchao') else '')
 
-# %% ../nbs/18_doctor.ipynb #2b7383bf
+# %% ../nbs/18_doctor.ipynb #e905c6a7
 @functools.lru_cache(2)
 def _tokenizer(checkpoint:str):
     "The tokenizer of a checkpoint, loaded once"
-    from structure_search.kanzi_tokenizer import KanziTokenizer
-    return KanziTokenizer.from_pretrained(checkpoint, device='cpu')
+    from structure_search.trace import load_tokenizer
+    return load_tokenizer(checkpoint, device='cpu')
 
 def check_kanzi(checkpoint:str, full:bool=False): # as of --kanzi-checkpoint and --full
     "The Kanzi tokenizer, and the embedded one"
     from structure_search.kanzi_measure import PUBLISHED_FILE, known_outputs
     yield Line('kanzi mini', 'ok', f'the embedded tokenizer loads: {_tokenizer("mini").n_codes:,} codes')
     if checkpoint=='mini': return
+    if checkpoint.startswith('trace-'): yield Line('trace', 'ok', f'{checkpoint} loads: {_tokenizer(checkpoint).n_codes:,} codes'); return
     if not Path(checkpoint).is_file(): yield Line('kanzi', 'bad', f'{checkpoint} is not there', 'put cleaned_model.pt there (530 MB, from its authors: https://github.com/rdilip/kanzi), or train with --kanzi-checkpoint mini; 3Di needs neither'); return
     tok = _tokenizer(checkpoint)
     published = tok.identity==PUBLISHED_FILE['sha256']
@@ -181,7 +182,7 @@ def check_tokens(path:str, checkpoint:str): # as of --db-path and --kanzi-checkp
     elif (mine := _tokenizer(checkpoint).identity)!=m.get('checkpoint'): yield Line('db_kanzi', 'bad', f'made by checkpoint {str(m.get("checkpoint"))[:12]}, and {checkpoint} is {mine[:12]}', f'{mend} --overwrite, or train with --kanzi-tokens none')
     else: yield Line('db_kanzi', 'ok', f'{len(tokens):,} proteins, {m["left_out"]:,} left out; of this checkpoint, {m.get("pose")} pose')
 
-# %% ../nbs/18_doctor.ipynb #54afbcf0
+# %% ../nbs/18_doctor.ipynb #40088098
 FLEETING, REMOTE = ('tmpfs','ramfs'), ('nfs','nfs4','cifs','smb3','fuse.sshfs','9p','lustre','gpfs','beegfs','ceph')
 
 def _mount(path:Path)->str:
@@ -193,13 +194,13 @@ def check_disk(folder:str, model_name:str): # as of --output-dir and --model-nam
     "Room for the checkpoints of a run"
     from tempfile import TemporaryFile
     from transformers import AutoConfig
-    from structure_search.model import PRESETS, make_vocab, preset_config, resolve
+    from structure_search.model import make_vocab, preset_config, resolve, shape_of
     from structure_search.plan import disk_bytes
     place, name = Path(folder).absolute(), resolve(model_name)
     while not place.exists(): place = place.parent
     try: TemporaryFile(dir=place).close()
     except OSError as e: yield Line('disk', 'bad', f'{place} cannot be written to ({e.strerror})', 'choose another --output-dir'); return
-    config = AutoConfig.from_pretrained(name) if Path(name).is_dir() else preset_config(name, make_vocab('kanzi', name)) if name in PRESETS else None
+    config = AutoConfig.from_pretrained(name) if Path(name).is_dir() else preset_config(name, make_vocab('kanzi', name)) if shape_of(name) else None
     free, need, kind = shutil.disk_usage(place).free, disk_bytes(config)['peak'] if config else 0, _mount(place.resolve())
     state, mend = ('bad', 'make room, or choose another --output-dir') if free<need else ('warn', 'what lies there is gone after a restart, and takes memory: choose another --output-dir') if kind in FLEETING else ('ok', '')
     yield Line('disk', state, f'{free/1e9:,.1f} GB free, '+(f'{need/1e9:,.3g} GB needed at the peak for {name} (three checkpoints and the model)' if need else f'and how much {name} needs is not known: it is neither a preset nor a folder here')+(f'; on {kind}' if kind in FLEETING else f'; on {kind}, over the network: checkpoints take longer' if kind in REMOTE else ''), mend)

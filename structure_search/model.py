@@ -7,19 +7,19 @@ __all__ = ['log', 'PRESETS', 'TINYLLAMA', 'FORM', 'shape_of', 'preset_config', '
            'code_rows', 'form_of', 'with_form', 'packed_logits', 'model_config', 'build_model', 'save_model',
            'load_model']
 
-# %% ../nbs/08_model.ipynb #46072009
+# %% ../nbs/08_model.ipynb #9c7b9d91
 import json, logging, math, re
 from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from .attention import attention_inputs, choose_kernel, register
+from .attention import BY_MASK, attention_inputs, choose_kernel, register
 from .batches import OBJECTIVES
 from .vocab import Vocab, extended_vocab, minimal_vocab
 
 log = logging.getLogger('structure_search')
 
-# %% ../nbs/08_model.ipynb #1c2d1509
+# %% ../nbs/08_model.ipynb #f6ee6272
 PRESETS = {                  # layers, width, heads, key-value heads, width of the MLP
     'tinyllama-1.1b': (22, 2048, 32, 4, 5632),
     'base':           (12, 768, 12, 4, 2048),
@@ -36,7 +36,8 @@ def shape_of(
     "The numbers that make a shape"
     if name in PRESETS or not (m := re.fullmatch(r'([1-9]\d?)x([1-9]\d{1,4})', name)) or int(m[2])%64: return PRESETS.get(name)
     layers, width = int(m[1]), int(m[2])
-    return layers, width, width//32 if width<512 else width//64, 2 if width<512 else 4, -(-8*width//3//32)*32
+    heads = width//32 if width<512 else width//64
+    return layers, width, heads, next(k for k in (2 if width<512 else 4, 2, 1) if heads%k==0), -(-8*width//3//32)*32
 
 def preset_config(
     name:str, # as in `shape_of`
@@ -59,7 +60,7 @@ def count_parameters(
     with torch.device('meta'): model = AutoModelForCausalLM.from_config(preset_config(name, vocab))
     return sum(p.numel() for p in model.parameters())
 
-# %% ../nbs/08_model.ipynb #cef649cd
+# %% ../nbs/08_model.ipynb #c49d34fc
 def resolve(
     name:str, # preset, folder or Hugging Face id
     pretrained:bool=False, # are its weights wanted, too?
@@ -73,10 +74,10 @@ def _fetch(what, name:str, **kw):
     "Something of transformers by name, or one clear error"
     try: return what.from_pretrained(name, **kw)
     except (OSError, ValueError) as e:
-        raise ValueError(f'--model-name {name}: no such preset ({", ".join(PRESETS)}, or layers x width such as 4x128), and no folder or Hugging Face model that can be loaded: {str(e).splitlines()[0]}') from None
+        raise ValueError(f'--model-name {name}: no such preset ({", ".join(PRESETS)}, or layers x width, a multiple of 64, such as 4x128), and no folder or Hugging Face model that can be loaded: {str(e).splitlines()[0]}') from None
 
 def make_vocab(
-    alphabet:str, # '3di' or 'kanzi'
+    alphabet:str, # '3di', 'kanzi' or 'trace'
     name:str, # model name
     kind:str='minimal', # or 'extended'
     n_codes:int=1000, # of the Kanzi tokenizer
@@ -103,16 +104,16 @@ def code_rows(
         rows = rows+torch.randn(n, width)[digit]/2+(2*digit/(n-1)-1)[:,None]*torch.randn(width)
     return std*(rows/rows.std()+0.1*torch.randn(rows.shape))
 
-# %% ../nbs/08_model.ipynb #ff6d7d70
+# %% ../nbs/08_model.ipynb #7fadf539
 FORM = dict(objective='write', sequence_attention='causal', residue_echo=False)        # of models whose folder doesn't say otherwise
 
 def form_of(
     config, # of a model
 )->dict: # as FORM
     "How a model is asked; raises ValueError for what it can't be"
-    form = FORM|(getattr(config, 'translator', None) or {})
+    form = FORM if (own := getattr(config, 'translator', None)) is None else FORM|own if isinstance(own, dict) else {}
     if form.keys()!=FORM.keys() or form['objective'] not in OBJECTIVES or form['sequence_attention'] not in ('causal','bidirectional') or not isinstance(form['residue_echo'], bool):
-        raise ValueError(f'translator: {form} is no form of a model: objective is one of {OBJECTIVES}, sequence_attention causal or bidirectional, residue_echo true or false')
+        raise ValueError(f'translator: {str(own)[:200]} is no form of a model: objective is one of {OBJECTIVES}, sequence_attention causal or bidirectional, residue_echo true or false')
     return form
 
 def _as_asked(model, args, kwargs):
@@ -120,6 +121,7 @@ def _as_asked(model, args, kwargs):
     form, kernel, echo = form_of(model.config), model.config._attn_implementation.removeprefix('packed-'), kwargs.pop('echo_ids', None)
     if (bounds := kwargs.pop('bounds', None)) is not None:
         ends, longest = kwargs.pop('ends'), kwargs.pop('longest')
+        if kernel in BY_MASK and not model.training: kernel = 'each'
         kwargs |= attention_inputs(kernel, bounds, longest, kwargs['input_ids'].shape[1], ends if form['sequence_attention']=='bidirectional' else None)
     if form['residue_echo'] and echo is not None:
         embed = model.get_input_embeddings()

@@ -66,16 +66,16 @@ def peak_flops(
     words = name.replace('-', ' ').split()
     return next((1e12*x for k,x in PEAK.items() if any(words[i:i+len(k.split())]==k.split() for i in range(len(words)))), None)
 
-# %% ../nbs/08b_plan.ipynb #e188c978
+# %% ../nbs/08b_plan.ipynb #2ebb4bea
 def activation_bytes(
     config, # of transformers
-    tokens:int, # of a micro-batch; half of them are asked
+    tokens:int, # of a micro-batch; half of them are asked, all of them where it reads, too
     checkpointing:bool=False, # make activations again, layer by layer
 )->dict[str,float]: # bytes: 'layer' (of one layer, whole), 'layers' (what all leave behind), 'ends' (last norm, rotary tables, head's input), 'logits' (and their gradients), 'backward' (of a layer, beside what was left behind)
     "Memory of the activations of a micro-batch, for Llama in eager mode under bf16 autocast with a flash kernel"
     d, N, V, H, (A, G) = config.hidden_size, config.num_hidden_layers, config.vocab_size, config.num_attention_heads, _widths(config)
     layer = (26*d+8*config.intermediate_size+4*A+4*G+4*H+8)*tokens
-    return dict(layer=layer, layers=N*(4*d*tokens if checkpointing else layer), ends=(4*d+4*d+4+2*4*A//H+2*d/2)*tokens, logits=12*V*tokens/2, backward=(1.1 if checkpointing else 0.25)*layer)
+    return dict(layer=layer, layers=N*(4*d*tokens if checkpointing else layer), ends=(4*d+4*d+4+2*4*A//H+2*d/2)*tokens, logits=12*V*tokens/(2 if form_of(config)['objective']=='write' else 1), backward=(1.1 if checkpointing else 0.25)*layer)
 
 # %% ../nbs/08b_plan.ipynb #bad4d780
 ENGINES = {'one process':'', 'DDP':'', 'FSDP2':'weights gradients moments', 'ZeRO-1':'weights moments', 'ZeRO-2':'weights gradients moments', 'ZeRO-3':'weights gradients moments'}    # what GPUs share among them
@@ -118,7 +118,7 @@ def needs_checkpointing(
     "Must activations be made again for this micro-batch to fit? (Whether it fits then, `largest_rows` knows)"
     return rows>largest_rows(config, max_length, memory, engine, processes)
 
-# %% ../nbs/08b_plan.ipynb #8c546271
+# %% ../nbs/08b_plan.ipynb #3ef834ef
 @dataclass
 class Packing:
     "What an epoch is"
@@ -136,6 +136,7 @@ def packing(
     max_length:int=1024, # tokens of a row
     seed:int=0, block:int=0, # as of `StepPlan`
     pools:int=4, # to pack
+    objective:str='write', # as of `row_tokens`
 )->Packing:
     "Rows and steps of an epoch; raises ValueError for what fits into no row"
     plan, n = StepPlan(lengths, rows, max_length, seed, block), _histogram(lengths)
@@ -145,7 +146,8 @@ def packing(
     packed = [r for pool in some for step in pool for r in step]
     found = sum(int((2*lengths[r].astype(np.int64)+3).sum()) for r in packed)
     scale = tokens/max(1, found) if total>pools else 1
-    return Packing(len(lengths), int((np.arange(len(n))*n).sum()), tokens, round(scale*len(packed)), found/max_length/max(1, len(packed)), round(scale*sum(map(len, some))), total<=pools)
+    read = int((row_tokens(np.arange(len(n)), objective)*n).sum())
+    return Packing(len(lengths), int((np.arange(len(n))*n).sum()), read, round(scale*len(packed)), found/max_length/max(1, len(packed)), round(scale*sum(map(len, some))), total<=pools)
 
 # %% ../nbs/08b_plan.ipynb #70cb918c
 def disk_bytes(
@@ -193,7 +195,7 @@ class Plan:
         rate = self.tokens_per_second(share)
         return rate and self.tokens/rate/86400
 
-# %% ../nbs/08b_plan.ipynb #0c3490a0
+# %% ../nbs/08b_plan.ipynb #a9a980f2
 def make_plan(
     config, # of transformers
     lengths:np.ndarray, # residues of each training protein, (N,)
@@ -213,7 +215,7 @@ def make_plan(
     memory, how = memory or MEMORY, dict(max_length=max_length, engine=engine, processes=processes)
     largest = tuple(largest_rows(config, memory=memory, checkpointing=ck, **how) for ck in (False, True))
     if checkpointing is None: checkpointing = rows>largest[0]
-    epoch = packing(lengths, rows*accumulation*processes, max_length, seed, block)
+    epoch = packing(lengths, rows*accumulation*processes, max_length, seed, block, objective=form_of(config)['objective'])
     steps = min(epoch.steps*epochs, max_steps if max_steps>0 else epoch.steps*epochs)
     return Plan(parameters(config), config.vocab_size, epoch, rows, accumulation, processes, max_length, epochs, steps, flop_per_token(config, lengths),
                 memory_parts(config, rows, checkpointing=checkpointing, **how), checkpointing, largest, gpu or GPU, memory, engine, disk_bytes(config))

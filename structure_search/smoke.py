@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['whole_run', 'report_text', 'smoke']
 
-# %% ../nbs/11c_smoke.ipynb #3f5c85f9
+# %% ../nbs/11c_smoke.ipynb #a1821843
 import json, os, resource, shutil, tempfile, time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,20 +16,20 @@ from .checkpoint import CheckpointError
 from .engines import all_agree, broadcast, engine, make_accelerator, plain_copy
 from .plan import packing, peak_flops
 from .run_log import Meter, versions
-from .step import Settings, fixed_shape, make_optimizer, optimizer_step, prepare_model
+from .step import Settings, extra_loss, fixed_shape, make_optimizer, optimizer_step, prepare_model
 from .training import check_room, save_state
 
-# %% ../nbs/11c_smoke.ipynb #06e7572c
+# %% ../nbs/11c_smoke.ipynb #a9eddf29
 class _Trial:
     "Steps with so many rows in a micro-batch, timed"
     def __init__(self, acc, model, opt, settings:Settings, rows, train):
-        self.acc, self.model, self.opt, self.settings, self.rows, self.train = acc, model, opt, settings, rows, train
+        self.acc, self.model, self.opt, self.settings, self.rows, self.train, self.extra = acc, model, opt, settings, rows, train, extra_loss(settings, rows)
         self.kernel, self.cuda = acc.unwrap_model(model).config._attn_implementation.removeprefix('packed-'), acc.device.type=='cuda'
 
     def batches(self, batch_size:int, accumulation:int):
         "Micro-batches of this process, step by step, as often as one likes"
         n, s = accumulation*self.acc.num_processes, replace(self.settings, batch_size=batch_size)
-        plan, shape = StepPlan(self.train.lengths, batch_size*n, s.max_length, s.seed, s.shuffle_block), fixed_shape(s, self.train.lengths) if self.cuda else {}
+        plan, shape = StepPlan(self.train.lengths, batch_size*n, s.max_length, s.seed, s.shuffle_block), fixed_shape(s, self.train.lengths) if self.cuda or s.compile=='on' else {}
         for _,step in plan.run(1000):
             mine = micro_batches(step, n)[self.acc.process_index::self.acc.num_processes]
             yield [pack(self.rows(self.train.keys[m]), self.rows.vocab, s.positions, objective=s.objective, **shape) for m in mine]
@@ -49,7 +49,7 @@ class _Trial:
             batches = next(items)
             ready = time.perf_counter()
             go_on = int(self.acc.is_main_process and (n<warm+at_least or ready-began<seconds))
-            out = optimizer_step(self.acc, self.model, self.opt, batches, 1e-6, self.rows.vocab.EOS, here=dict(save=go_on))     # ends with reading the loss: the GPU is done by then
+            out = optimizer_step(self.acc, self.model, self.opt, batches, 1e-6, self.rows.vocab.EOS, here=dict(save=go_on), extra=self.extra)     # ends with reading the loss: the GPU is done by then
             n += 1
             if n==warm: began, meter = time.perf_counter(), Meter(peak_flops(torch.cuda.get_device_name())*self.acc.num_processes if self.cuda and peak_flops(torch.cuda.get_device_name()) else None)
             elif n>warm:

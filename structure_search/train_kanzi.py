@@ -9,12 +9,12 @@ __all__ = ['main']
 import sys
 from .train import command, make_parser, number, run, tokenizer_flags
 
-# %% ../nbs/13_train_kanzi.ipynb #165f9759
+# %% ../nbs/13_train_kanzi.ipynb #adb927c3
 def _train(args):
     "Load the tokenizer, then train"
     from structure_search.engines import make_accelerator
     from structure_search.trace import load_tokenizer
-    if args.plan and not args.kanzi_checkpoint.startswith('trace-'): return run(args, 'kanzi')          # the checkpoint need not be there yet
+    if args.plan and not args.kanzi_checkpoint.startswith('trace-') and not args.kanzi_checkpoint.endswith('.safetensors'): return run(args, 'kanzi')          # the checkpoint need not be there yet
     make_accelerator(args.gradient_accumulation_steps)          # each process has its own GPU from here on, and the tokenizer goes there
     tokenizer = load_tokenizer(args.kanzi_checkpoint, args.pose, dtype=args.dtype)
     run(args, tokenizer.alphabet, tokenizer, dict(kanzi=args.kanzi_checkpoint, kanzi_identity=tokenizer.identity, kanzi_dtype=args.dtype, pose=tokenizer.pose))
@@ -24,7 +24,7 @@ def main(argv=None)->int:
     p = make_parser('ss_train_kanzi', 'Train a language model that translates residues into Kanzi tokens, and judge it by RMSD.', 'outputs/kanzi_predictor')
     tokenizer_flags(p)
     p.add_argument('--kanzi-tokens', help="tokens made by ss_tokenize_kanzi, their name without ending; default: that of the database with _kanzi, if it is there; 'none': encode on the fly")
-    p.add_argument('--digit-loss', default=0.0, type=number(float, 0, 100), help="weight of a second loss, of the codes' digits (levels 8, 5, 5, 5)")
+    p.add_argument('--digit-loss', default=0.0, type=number(float, 0, 100), help="weight of a second loss, of the codes' digits")
     args = p.parse_args(argv)
     return command('ss_train_kanzi', lambda: _train(args))
 
