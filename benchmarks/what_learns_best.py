@@ -105,7 +105,7 @@ def run(name:str, options:dict, seed:int, a)->dict:
     if not (folder/'held_out.json').exists():
         steps = round(60*a.minutes/a.speed[name])
         began = time.time()
-        code = train(options|dict(seed=seed, max_steps=steps, log_interval=max(1, steps//40), eval_interval=0, eval_samples=100, rmsd_eval_interval=0, rmsd_eval_samples=5, save_minutes=0, num_epochs=100), folder)
+        code = train(options|dict(seed=seed, max_steps=steps, log_interval=max(1, steps//40), eval_interval=0, eval_samples=100, rmsd_eval_interval=0, rmsd_eval_samples=5, save_minutes=5, num_epochs=100, resume='auto'), folder)
         if code: raise RuntimeError(f'{name}: ss_train ended with {code}; see {folder}.log')
         (folder/'experiment.json').write_text(json.dumps(dict(name=name, seed=seed, options={k:str(v) for k,v in options.items()}, steps=steps, minutes=a.minutes), indent=1))
         subprocess.run([sys.executable, __file__, a.path, '--output', a.output, '--judge', folder, '--val-fraction', str(a.val_fraction), '--samples', str(a.samples), '--written', str(a.written), '--consensus', str(a.consensus)], check=True, env=os.environ|dict(OMP_NUM_THREADS='1'))
@@ -148,7 +148,7 @@ def main():
     p.add_argument('--samples', type=int, default=300, help='held-out proteins to judge by')
     p.add_argument('--written', type=int, default=80, help='how many of them are written out')
     p.add_argument('--consensus', type=int, default=16, help='samples of a consensus')
-    p.add_argument('--also', nargs='+', default=[], help='more experiments: NAME=--flag,value,--flag,value... beside those of "both, echo"')
+    p.add_argument('--also', nargs='+', default=[], help='more experiments: NAME=--flag,value,--flag,value... beside those of "both, echo"; yes and no for flags without a value')
     p.add_argument('--workers', type=int, default=2)
     p.add_argument('--judge', type=Path, help='no training: judge the model of this folder')
     p.add_argument('--collect', help='no training: write all runs that are there to this file, a line each')
@@ -166,7 +166,7 @@ def main():
     todo = {k:common|v for k,v in EXPERIMENTS.items()}
     for name,_,words in (x.partition('=') for x in a.also):
         words = words.split(',')
-        todo[name] = common|BEST|{k.removeprefix('--').replace('-', '_'):v for k,v in zip(words[::2], words[1::2])}
+        todo[name] = common|BEST|{k.removeprefix('--').replace('-', '_'):dict(yes=True, no=False).get(v, v) for k,v in zip(words[::2], words[1::2])}
     todo = {k:v for k,v in todo.items() if a.only is None or k in a.only}
     a.speed = {k:seconds_a_step(v, a.output) for k,v in todo.items()}
     with ThreadPoolExecutor(a.workers) as pool: rows = list(pool.map(lambda x: run(x[1], todo[x[1]], x[0], a), [(s, k) for s in a.seeds for k in todo]))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'PRESETS', 'TINYLLAMA', 'FORM', 'shape_of', 'preset_config', 'count_parameters', 'resolve', 'make_vocab',
-           'code_rows', 'form_of', 'with_form', 'packed_logits', 'model_config', 'build_model', 'save_model',
-           'load_model']
+           'code_rows', 'form_of', 'form_words', 'with_form', 'packed_logits', 'model_config', 'build_model',
+           'save_model', 'load_model']
 
 # %% ../nbs/08_model.ipynb #9c7b9d91
 import json, logging, math, re
@@ -104,7 +104,7 @@ def code_rows(
         rows = rows+torch.randn(n, width)[digit]/2+(2*digit/(n-1)-1)[:,None]*torch.randn(width)
     return std*(rows/rows.std()+0.1*torch.randn(rows.shape))
 
-# %% ../nbs/08_model.ipynb #7fadf539
+# %% ../nbs/08_model.ipynb #eca6587f
 FORM = dict(objective='write', sequence_attention='causal', residue_echo=False)        # of models whose folder doesn't say otherwise
 
 def form_of(
@@ -115,6 +115,13 @@ def form_of(
     if form.keys()!=FORM.keys() or form['objective'] not in OBJECTIVES or form['sequence_attention'] not in ('causal','bidirectional') or not isinstance(form['residue_echo'], bool):
         raise ValueError(f'translator: {str(own)[:200]} is no form of a model: objective is one of {OBJECTIVES}, sequence_attention causal or bidirectional, residue_echo true or false')
     return form
+
+def form_words(
+    form:dict, # as FORM
+)->str:
+    "A form in a few words"
+    asked = dict(write='writes structure tokens', read='reads structure tokens off residues', both='reads structure tokens off residues, and writes them')[form['objective']]
+    return f'{asked}; residues read {"each other both ways" if form["sequence_attention"]=="bidirectional" else "those before them"}'+('; residues are echoed' if form['residue_echo'] and form['objective']!='read' else '')
 
 def _as_asked(model, args, kwargs):
     "Before the model: boundaries and masks as its attention wants them; residues' embeddings added where they are echoed"

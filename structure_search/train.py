@@ -30,7 +30,7 @@ def number(
         return value
     return parse
 
-# %% ../nbs/12_train.ipynb #2880b148
+# %% ../nbs/12_train.ipynb #9f8836bf
 def _adder(p, title:str, about:str):
     "Function that adds a flag to a group of the help, with the type of its default"
     group = p.add_argument_group(title, about)
@@ -53,9 +53,9 @@ def _model_flags(p):
     flag('--model-name', 'TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T', 'preset (tinyllama-1.1b, base, small, mini, tiny, nano), layers x width (4x128), folder, or Hugging Face id; TinyLlama-1.1B is built in')
     flag('--vocab', 'minimal', "tokens: 'minimal', or 'extended': those of the base model too", choices=('minimal','extended'))
     flag('--positions', 'aligned', "of tokens: 'aligned' gives structure token i the position of residue i", choices=('aligned','sequential'))
-    flag('--objective', 'write', "what is asked: 'write' structure tokens one after the other, 'read' each off its residue (an encoder, no language model), or 'both'", choices=('write','read','both'))
-    flag('--sequence-attention', 'causal', "'bidirectional': residues read each other both ways; 'causal': each reads those before it", choices=('causal','bidirectional'))
-    flag('--residue-echo', False, 'add the embedding of residue i to the input where structure token i is asked for', action=argparse.BooleanOptionalAction)
+    flag('--objective', None, "what is asked: 'write' structure tokens one after the other, 'read' each off its residue (an encoder, no language model), or 'both'; default: as a model of ours in --model-name has it, else write", choices=('write','read','both'))
+    flag('--sequence-attention', None, "'bidirectional': residues read each other both ways; 'causal': each reads those before it; default: as a model of ours has it, else causal", choices=('causal','bidirectional'))
+    flag('--residue-echo', None, 'add the embedding of residue i to the input where structure token i is asked for; default: as a model of ours has it, else not', action=argparse.BooleanOptionalAction)
     flag('--history-dropout', 0.0, 'share of the proteins, 0 to 1, from whose earlier structure tokens a random share is hidden in training', type=number(float, 0, 1))
     flag('--read-first', 0.0, "with --objective both: share of the steps, at the beginning, in which structure tokens are only read, not written; such a step costs half", type=number(float, 0, 1))
     flag('--pretrained', False, 'start from the weights of --model-name, not from random ones', action='store_true')
@@ -129,7 +129,7 @@ def _kanzi_tokens(name:str|None, db, tokenizer, checkpoint:str, say):
     say(f'{path}: tokens of {len(tokens):,} proteins')
     return tokens
 
-# %% ../nbs/12_train.ipynb #8eed2217
+# %% ../nbs/12_train.ipynb #fffdb307
 def _validation(acc, rows, val, train, positions:str, n:int, say):
     "An evaluation: nats of held-out proteins, beside those with a wrong sequence; the baselines are said at once"
     import torch
@@ -146,7 +146,7 @@ def _validation(acc, rows, val, train, positions:str, n:int, say):
         s = score(model, pairs)
         names = dict(val_loss='nats', val_accuracy='accuracy', val_eos_nats='eos_nats', val_read_loss='read_nats', val_read_accuracy='read_accuracy')
         out = {k:s[v] for k,v in names.items() if v in s}
-        if len(pairs)>1: out['val_loss_wrong_sequence'] = score(model, with_wrong_sequences(pairs))['nats']
+        if len(pairs)>1: wrong = score(model, with_wrong_sequences(pairs)); out['val_loss_wrong_sequence'] = wrong.get('nats', wrong.get('read_nats'))
         return out|base, {}
     return validate
 
@@ -165,7 +165,7 @@ def _prediction(acc, rows, val, settings, n:int):
         return {f'sample_{k}' if not k.startswith('rmsd') else k:v for k,v in summary(scores).items()}, media
     return predict
 
-# %% ../nbs/12_train.ipynb #0ee858e3
+# %% ../nbs/12_train.ipynb #0156e450
 def _settings(args, acc, config, say):
     "Settings of a run from its flags; whether activations are kept is decided here"
     from structure_search.step import Settings
@@ -181,10 +181,16 @@ def _settings(args, acc, config, say):
     return s
 
 def _form(args)->dict:
-    "The form of the model, as of its flags"
-    return dict(objective=args.objective, sequence_attention=args.sequence_attention, residue_echo=args.residue_echo)
+    "The form of the model: as of its flags, and where they don't say, as of its folder; the flags then say so, too"
+    from structure_search.model import FORM, form_of
+    file = Path(args.model_name, 'config.json')
+    try: own = json.loads(file.read_text()).get('translator') if file.is_file() else None
+    except (ValueError, AttributeError): own = None             # what is wrong with the file is said where the model is made
+    form = form_of(argparse.Namespace(translator=own))|{k:v for k in FORM if (v := getattr(args, k)) is not None}
+    vars(args).update(form)
+    return form
 
-def _plan(args, acc, vocab, train, say):
+def _plan(args, acc, vocab, train, form:dict, say):
     "Say what the training will need"
     import torch
     from structure_search.engines import engine
@@ -192,13 +198,13 @@ def _plan(args, acc, vocab, train, say):
     from structure_search.plan import make_plan, plan_text
     gpu = dict(gpu=torch.cuda.get_device_name(), memory=torch.cuda.get_device_properties(acc.device).total_memory) if acc.device.type=='cuda' else {}
     config = model_config(args.model_name, vocab)
-    config.translator = _form(args)
+    config.translator = form
     plan = make_plan(config, train.lengths, args.batch_size, args.gradient_accumulation_steps, acc.num_processes, args.max_length, args.num_epochs, args.max_steps,
                      engine=engine(acc), checkpointing=dict(on=True, off=False).get(args.activation_checkpointing), seed=args.seed, block=args.shuffle_block, **gpu)
     say(f'{args.model_name}'+('' if gpu else '; no GPU here: an H100 of 80 GB is assumed')+f'\n{plan_text(plan)}')
     return plan
 
-# %% ../nbs/12_train.ipynb #b8f5ce29
+# %% ../nbs/12_train.ipynb #f4c886fe
 def run(
     args:argparse.Namespace, # of `make_parser`
     alphabet:str, # '3di', 'kanzi' or 'trace'
@@ -209,22 +215,22 @@ def run(
     from structure_search.dataset import ProteinRows, select
     from structure_search.engines import make_accelerator
     from structure_search.foldseek_db import PairedFoldseekDB
-    from structure_search.model import build_model, make_vocab
+    from structure_search.model import build_model, form_words, make_vocab
     if Path(args.model_name).is_dir() and Path(args.model_name).resolve()==Path(args.output_dir).resolve(): raise ValueError(f'{args.output_dir} is the model to start from, too; choose another --output-dir, or it would be overwritten')
     acc = make_accelerator(args.gradient_accumulation_steps)
-    say = print if acc.is_main_process else lambda *_: None
+    say, form = print if acc.is_main_process else lambda *_: None, _form(args)
     vocab = make_vocab(alphabet, args.model_name, args.vocab, 1000 if tokenizer is None else tokenizer.n_codes)
     with acc.local_main_process_first(): db = PairedFoldseekDB(args.db_path)         # the first to open a large database makes its files of columns
     tokens = None if tokenizer is None else _kanzi_tokens(args.kanzi_tokens, db, tokenizer, args.kanzi_checkpoint, say)
     train, val, words = select(db, alphabet, args.clusters, args.val_fraction, args.max_protein_length, args.max_length, args.keys, args.exclude, tokens)
     say(words)
-    if args.plan: return _plan(args, acc, vocab, train, say)
+    if args.plan: return _plan(args, acc, vocab, train, form, say)
     if not len(val): say('no protein is held out: the evaluation below is on training proteins, and says nothing about others'); val = train
     rows, kernel = ProteinRows(db, vocab, tokenizer, tokens=tokens), None if args.attention=='auto' else args.attention
-    model = build_model(args.model_name, vocab, args.pretrained, not args.no_flash_attn, args.seed, getattr(tokenizer, 'levels', None), kernel, _form(args))
+    model = build_model(args.model_name, vocab, args.pretrained, not args.no_flash_attn, args.seed, getattr(tokenizer, 'levels', None), kernel, form)
     settings = _settings(args, acc, model.config, say)
     evaluations = dict(validation=(args.eval_interval, _validation(acc, rows, val, train, args.positions, args.eval_samples, say)), prediction=(args.rmsd_eval_interval, _prediction(acc, rows, val, settings, args.rmsd_eval_samples)))
-    say(f'{args.model_name}: {sum(p.numel() for p in model.parameters())/1e6:,.1f} million parameters, {vocab.size:,} tokens, attention by {model.config._attn_implementation.removeprefix("packed-")}')
+    say(f'{args.model_name}: {sum(p.numel() for p in model.parameters())/1e6:,.1f} million parameters, {vocab.size:,} tokens, attention by {model.config._attn_implementation.removeprefix("packed-")}; {form_words(form)}')
     about = dict(max_protein_length=args.max_protein_length, model_name=args.model_name)|(about or {})
     if args.smoke:
         from structure_search.smoke import smoke
