@@ -14,7 +14,7 @@ from structure_search.training import _Run
 from structure_search.vocab import minimal_vocab
 
 HERE = Path(__file__).parent
-FLAGS = ('--model-name nano --objective both --sequence-attention bidirectional --residue-echo --history-dropout 0.5 --max-length 170 --val-fraction 0.1 --batch-size 2 --gradient-accumulation-steps 2 --learning-rate 1e-3 --num-epochs 5 --log-interval 3 --save-interval 4 --save-minutes 0 '
+FLAGS = ('--model-name nano --objective both --sequence-attention bidirectional --residue-echo --history-dropout 0.5 --read-first 0.3 --max-length 170 --val-fraction 0.1 --batch-size 2 --gradient-accumulation-steps 2 --learning-rate 1e-3 --num-epochs 5 --log-interval 3 --save-interval 4 --save-minutes 0 '
          '--eval-interval 5 --eval-samples 4 --rmsd-eval-interval 8 --rmsd-eval-samples 2').split()
 ENV = os.environ|{'OMP_NUM_THREADS':'1', 'HF_HUB_OFFLINE':'1', 'WANDB_MODE':'disabled', 'CUDA_VISIBLE_DEVICES':'', 'PYTHONUNBUFFERED':'1'}
 
@@ -37,7 +37,7 @@ def start(db:Path, out:Path, where:str='-', n:int=0, *flags)->subprocess.Popen:
 
 def figures(out:Path)->list[dict]:
     "All lines of the log without what depends on the clock"
-    clock = 'seconds', 'tokens_per_second', 'residues_per_second'
+    clock = 'seconds', 'cpu_seconds', 'tokens_per_second', 'residues_per_second'
     return [{k:v for k,v in json.loads(l).items() if k not in clock} for l in open(out/'metrics.jsonl')]
 
 def same_run(a:Path, b:Path):

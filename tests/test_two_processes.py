@@ -82,7 +82,7 @@ def test_parts_of_two_processes_make_a_step(db):
     vocab, (train_set, *_) = minimal_vocab('3di'), select(PairedFoldseekDB(db), '3di', val_fraction=0, max_length=170)
     def contents(processes, batch, accumulation):
         settings, plan = Settings('', batch_size=batch, gradient_accumulation_steps=accumulation, max_length=170, num_epochs=2), StepPlan(train_set.lengths, batch*accumulation*processes, 170)
-        runs = [SimpleNamespace(settings=settings, acc=SimpleNamespace(process_index=i, num_processes=processes, device=torch.device('cpu')), rows=ProteinRows(PairedFoldseekDB(db), vocab), selection=train_set, plan=plan, place=(0,0), fixed={}) for i in range(processes)]
+        runs = [SimpleNamespace(settings=settings, acc=SimpleNamespace(process_index=i, num_processes=processes, device=torch.device('cpu')), rows=ProteinRows(PairedFoldseekDB(db), vocab), selection=train_set, plan=plan, place=(0,0), step=0, fixed={}) for i in range(processes)]
         for run in runs: run.packed = partial(_Run.packed, run)
         for parts in zip(*map(_Run.read, runs), strict=True):
             assert len({place for place,*_ in parts})==1 and all(len(batches)==accumulation for _,batches,_ in parts)
