@@ -33,26 +33,26 @@ def flags(options:dict)->list[str]:
     for k,v in options.items(): out += [f'--{"" if v else "no-"}{k.replace("_", "-")}'] if isinstance(v, bool) else [f'--{k.replace("_", "-")}', str(v)]
     return out
 
-def train(options:dict, folder:Path, minutes:float=0)->int:
-    "Run `ss_train` in a process of its own; the exit code"
+def train(options:dict, folder:Path, command:str='train')->int:
+    "Run `ss_train` (or `ss_train_kanzi`) in a process of its own; the exit code"
     env = os.environ|dict(OMP_NUM_THREADS='1', WANDB_MODE='disabled', HF_HUB_OFFLINE='1')
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(f'{folder}.log', 'w') as log:
-        return subprocess.run([sys.executable, '-m', 'structure_search.train', *flags(options|dict(output_dir=folder, tracker='none'))], env=env, stdout=log, stderr=subprocess.STDOUT).returncode
+        return subprocess.run([sys.executable, '-m', f'structure_search.{command}', *flags(options|dict(output_dir=folder, tracker='none'))], env=env, stdout=log, stderr=subprocess.STDOUT).returncode
 
 def last(folder:Path)->dict:
     "The last line of training of a run"
     return [r for r in map(json.loads, open(folder/'metrics.jsonl')) if 'cpu_seconds' in r][-1]
 
-def seconds_a_step(options:dict, output:Path)->float:
+def seconds_a_step(options:dict, output:Path, command:str='train')->float:
     "Measured once for each shape, form and size of batch"
     if (first := options.get('read_first')):             # such a step costs what a step of an encoder does
         options = {k:v for k,v in options.items() if k!='read_first'}
-        return first*seconds_a_step(options|dict(objective='read'), output)+(1-first)*seconds_a_step(options, output)
-    shape = {k:options[k] for k in ('model_name','batch_size','gradient_accumulation_steps','objective','sequence_attention','residue_echo') if k in options}
+        return first*seconds_a_step(options|dict(objective='read'), output, command)+(1-first)*seconds_a_step(options, output, command)
+    shape = {k:options[k] for k in ('model_name','batch_size','gradient_accumulation_steps','objective','sequence_attention','residue_echo','kanzi_checkpoint','digit_loss') if k in options}
     folder = output/'speed'/'_'.join(str(v) for v in shape.values()).replace('/', '_')
     if not (folder/'metrics.jsonl').exists():
-        assert train(options|dict(max_steps=60, log_interval=20, eval_samples=2, rmsd_eval_samples=1, history_dropout=0), folder)==0, f'see {folder}.log'
+        assert train(options|dict(max_steps=60, log_interval=20, eval_samples=2, rmsd_eval_samples=1, history_dropout=0), folder, command)==0, f'see {folder}.log'
     lines = [r for r in map(json.loads, open(folder/'metrics.jsonl')) if 'cpu_seconds' in r]
     return (lines[-1]['cpu_seconds']-lines[0]['cpu_seconds'])/(lines[-1]['step']-lines[0]['step'])
 
