@@ -114,7 +114,7 @@ def run(self:StepPlan, epochs:int, at:tuple=(0,0)):
         for j in range(i, len(steps)): yield ((pool, j+1) if j+1<len(steps) else (pool+1, 0)), steps[j]
         pool, i = pool+1, 0
 
-# %% ../nbs/07b_batches.ipynb #5a1b3e3d
+# %% ../nbs/07b_batches.ipynb #2bb87c9f
 OBJECTIVES = 'write', 'read', 'both'
 
 def micro_batches(
@@ -139,6 +139,7 @@ def _bounds(sizes:list[int], T:int, longest:int, slots:int)->np.ndarray: # int32
     if slots and len(bounds)>slots+1: raise ValueError(f'{len(bounds)-1} proteins (and stretches of padding) in a row that has room for {slots}')
     return np.pad(bounds, (0, max(0, slots+1-len(bounds))), constant_values=T).astype(np.int32)
 
+# %% ../nbs/07b_batches.ipynb #5fe229cd
 def pack(
     rows:list[np.ndarray], # numbers of a protein each, int64 (2L+4,)
     vocab:Vocab,

@@ -152,7 +152,7 @@ def packed_logits(
     "What the model says where it is asked"
     return model(**{k:batch[k] for k in ('input_ids','position_ids','echo_ids','bounds','ends','longest')}, logits_to_keep=batch['keep'], use_cache=False).logits[0].float()
 
-# %% ../nbs/08_model.ipynb #0a63a63d
+# %% ../nbs/08_model.ipynb #d0917985
 def model_config(
     name:str, # preset, folder or Hugging Face id
     vocab:Vocab,
@@ -164,6 +164,7 @@ def model_config(
     config.vocab_size, config.pad_token_id, config.bos_token_id, config.eos_token_id = vocab.size, vocab.PAD, None, vocab.EOS
     return config
 
+# %% ../nbs/08_model.ipynb #0759b52d
 def build_model(
     name:str, # preset, folder or Hugging Face id
     vocab:Vocab,

@@ -78,7 +78,7 @@ def read_batch(
     probs = logits[:,vocab.first:vocab.first+vocab.n_structure].softmax(-1).cpu().numpy()
     return np.split(probs, np.cumsum([len(s) for s in sequences])[:-1])
 
-# %% ../nbs/09_predict.ipynb #78b08b33
+# %% ../nbs/09_predict.ipynb #486d3c5f
 def _gumbel(sequence:str, n:int, seed:int)->Tensor:
     "Noise that makes the best score a sample; it depends on the sequence and the seed, not on the company"
     g = torch.Generator().manual_seed(seed*1_000_003+zlib.crc32(sequence.encode()))
@@ -104,6 +104,7 @@ def _say(model, vocab:Vocab, sequences:list[str], positions:str, method:str, tem
         probs = [np.mean(each[i:i+samples], 0) for i in range(0, len(each), samples)]
     return [p.argmax(-1) for p in probs], probs
 
+# %% ../nbs/09_predict.ipynb #a2d25ad4
 def generate(
     model, # of `build_model` or `load_model`, in evaluation mode
     vocab:Vocab,

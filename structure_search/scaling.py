@@ -9,7 +9,7 @@ __all__ = ['Scaling', 'fit_scaling', 'best_split']
 from dataclasses import dataclass
 import numpy as np
 
-# %% ../nbs/02b_scaling.ipynb #0c6e90df
+# %% ../nbs/02b_scaling.ipynb #574fccb8
 def _on_grid(N, D, L, a, b):
     "Best of all pairs of powers: squared error, E, A, B, a, b"
     a, b = (x.ravel() for x in np.meshgrid(a, b, indexing='ij'))
@@ -31,6 +31,7 @@ def _fit(N, D, L):
         a, b = (np.clip(x+np.linspace(-width, width, 11), 0.02, 2) for x in best[4:])
     return np.array(_on_grid(N, D, L, a, b)[1:])
 
+# %% ../nbs/02b_scaling.ipynb #39bfe672
 @dataclass
 class Scaling:
     "A fitted curve of losses"
