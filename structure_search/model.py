@@ -104,7 +104,7 @@ def code_rows(
         rows = rows+torch.randn(n, width)[digit]/2+(2*digit/(n-1)-1)[:,None]*torch.randn(width)
     return std*(rows/rows.std()+0.1*torch.randn(rows.shape))
 
-# %% ../nbs/08_model.ipynb #eca6587f
+# %% ../nbs/08_model.ipynb #b28fef53
 FORM = dict(objective='write', sequence_attention='causal', residue_echo=False)        # of models whose folder doesn't say otherwise
 
 def form_of(
@@ -135,6 +135,7 @@ def _as_asked(model, args, kwargs):
         kwargs['inputs_embeds'] = embed(kwargs.pop('input_ids'))+embed(echo.clamp(min=0))*(echo>=0)[...,None]
     return args, kwargs
 
+# %% ../nbs/08_model.ipynb #8b27283c
 def with_form(
     model, # of transformers
     form:dict|None=None, # as FORM; None: what its configuration says
