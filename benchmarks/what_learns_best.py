@@ -10,8 +10,9 @@ import argparse, json, os, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+PLAIN = dict(objective='write', sequence_attention='causal', residue_echo=False, read_first=0)
 BEST = dict(objective='both', sequence_attention='bidirectional', residue_echo=True)
-EXPERIMENTS = {                 # name -> flags beside the common ones
+EXPERIMENTS = {                 # name -> flags beside PLAIN and the common ones
     'sequential positions':    dict(positions='sequential'),
     'aligned positions':       dict(),
     'bidirectional sequence':  dict(sequence_attention='bidirectional'),
@@ -47,7 +48,7 @@ def last(folder:Path)->dict:
 def seconds_a_step(options:dict, output:Path, command:str='train')->float:
     "Measured once for each shape, form and size of batch"
     if (first := options.get('read_first')):             # such a step costs what a step of an encoder does
-        options = {k:v for k,v in options.items() if k!='read_first'}
+        options = options|dict(read_first=0)
         return first*seconds_a_step(options|dict(objective='read'), output, command)+(1-first)*seconds_a_step(options, output, command)
     shape = {k:options[k] for k in ('model_name','batch_size','gradient_accumulation_steps','objective','sequence_attention','residue_echo','kanzi_checkpoint','digit_loss') if k in options}
     folder = output/'speed'/'_'.join(str(v) for v in shape.values()).replace('/', '_')
@@ -100,25 +101,35 @@ def held_out(folder:Path, a)->dict:
             note(name, [dict(residues=len(q), valid=True, accuracy=float((b.argmax(-1)==x).mean()), nats=float(-np.log(b[np.arange(len(x)),x]).mean()), rmsd=np.nan) for (q,x),b in zip(few, said)])
     return out
 
-def run(name:str, options:dict, seed:int, a)->dict:
+def run(name:str, options:dict, seed:int, a, script:str=__file__, command:str='train', more:tuple=())->dict:
+    "One experiment: trained by a command, judged by a script, its figures kept; from its folder where it was done before"
     folder = a.output/f'{name}, seed {seed}'.replace(', ', '_').replace(' ', '-')
     if not (folder/'held_out.json').exists():
-        steps = round(60*a.minutes/a.speed[name])
-        began = time.time()
-        code = train(options|dict(seed=seed, max_steps=steps, log_interval=max(1, steps//40), eval_interval=0, eval_samples=100, rmsd_eval_interval=0, rmsd_eval_samples=5, save_minutes=5, num_epochs=100, resume='auto'), folder)
-        if code: raise RuntimeError(f'{name}: ss_train ended with {code}; see {folder}.log')
+        steps, began = round(60*a.minutes/a.speed[name]), time.time()
+        code = train(options|dict(seed=seed, max_steps=steps, log_interval=max(1, steps//40), eval_interval=0, eval_samples=100, rmsd_eval_interval=0, rmsd_eval_samples=5, save_minutes=5, num_epochs=100, resume='auto'), folder, command)
+        if code: raise RuntimeError(f'{name}: training ended with {code}; see {folder}.log')
         (folder/'experiment.json').write_text(json.dumps(dict(name=name, seed=seed, options={k:str(v) for k,v in options.items()}, steps=steps, minutes=a.minutes), indent=1))
-        subprocess.run([sys.executable, __file__, a.path, '--output', a.output, '--judge', folder, '--val-fraction', str(a.val_fraction), '--samples', str(a.samples), '--written', str(a.written), '--consensus', str(a.consensus)], check=True, env=os.environ|dict(OMP_NUM_THREADS='1'))
+        subprocess.run([sys.executable, script, a.path, '--output', a.output, '--judge', folder, '--val-fraction', str(a.val_fraction), '--samples', str(a.samples), *more], check=True, env=os.environ|dict(OMP_NUM_THREADS='1'))
         figures = json.loads((folder/'judged.json').read_text())|{k:last(folder)[k] for k in ('cpu_seconds','tokens_seen','epoch')}
         (folder/'held_out.json').write_text(json.dumps(figures, indent=1))
         print(f'{name}, seed {seed}: {figures["cpu_seconds"]/60:.1f} core-minutes, {time.time()-began:.0f} s with its evaluation', flush=True)
     return json.loads((folder/'experiment.json').read_text())|json.loads((folder/'held_out.json').read_text())
+
+def run_all(todo:dict, a, **how)->list[dict]:
+    "All experiments with all seeds, so many at a time; the speed of each is measured first"
+    a.speed = {k:seconds_a_step(v, a.output, how.get('command', 'train')) for k,v in todo.items()}
+    with ThreadPoolExecutor(a.workers) as pool: return list(pool.map(lambda x: run(x[1], todo[x[1]], x[0], a, **how), [(s, k) for s in a.seeds for k in todo]))
 
 def collected(folder:Path)->dict:
     "All that is to be kept of a run: what it was, its figures on held-out proteins, and its curve"
     lines = [r for r in map(json.loads, open(folder/'metrics.jsonl')) if 'cpu_seconds' in r]
     curve = {k:[round(r[k], 4) for r in lines if k in r] for k in ('step','tokens_seen','cpu_seconds','loss','read_loss','learning_rate')}
     return json.loads((folder/'experiment.json').read_text())|{k:round(v, 5) if isinstance(v, float) else v for k,v in json.loads((folder/'held_out.json').read_text()).items()}|dict(curve={k:v for k,v in curve.items() if v})
+
+def collect(output:Path, file:str):
+    "All runs that are done, a line each"
+    with open(file, 'w') as out:
+        for folder in sorted(f.parent for f in output.glob('*/held_out.json')): out.write(json.dumps(collected(folder))+'\n')
 
 COLUMNS = {'nats':'nats', 'accuracy':'accuracy', 'wrong_nats':'wrong sequence', 'read_nats':'read, nats', 'read_accuracy':'read', 'few_read_accuracy':'read, as many', 'greedy_accuracy':'greedy', 'sampled_accuracy':'sampled', 'consensus_accuracy':'consensus', 'consensus_nats':'consensus, nats', 'parallel_accuracy':'all hidden', 'confident_accuracy':'surest first'}
 
@@ -155,21 +166,17 @@ def main():
     p.add_argument('--table', action='store_true', help='no training: the table of what is there')
     a = p.parse_args()
     if a.judge: (a.judge/'judged.json').write_text(json.dumps(held_out(a.judge, a), indent=1)); return
-    if a.collect:
-        with open(a.collect, 'w') as out:
-            for folder in sorted(f.parent for f in a.output.glob('*/held_out.json')): out.write(json.dumps(collected(folder))+'\n')
-        return
+    if a.collect: collect(a.output, a.collect); return
     if a.table:
         done = [json.loads((f.parent/'experiment.json').read_text())|json.loads(f.read_text()) for f in sorted(a.output.glob('*/held_out.json'), key=lambda f: f.stat().st_mtime)]
         print(table(done)); return
-    common = dict(db_path=a.path, clusters=f'{a.path}.clusters.tsv', val_fraction=a.val_fraction, max_protein_length=400, model_name=a.model_name, learning_rate=a.learning_rate, batch_size=a.batch_size, gradient_accumulation_steps=1)
+    common = PLAIN|dict(db_path=a.path, clusters=f'{a.path}.clusters.tsv', val_fraction=a.val_fraction, max_protein_length=400, model_name=a.model_name, learning_rate=a.learning_rate, batch_size=a.batch_size, gradient_accumulation_steps=1)
     todo = {k:common|v for k,v in EXPERIMENTS.items()}
     for name,_,words in (x.partition('=') for x in a.also):
         words = words.split(',')
         todo[name] = common|BEST|{k.removeprefix('--').replace('-', '_'):dict(yes=True, no=False).get(v, v) for k,v in zip(words[::2], words[1::2])}
     todo = {k:v for k,v in todo.items() if a.only is None or k in a.only}
-    a.speed = {k:seconds_a_step(v, a.output) for k,v in todo.items()}
-    with ThreadPoolExecutor(a.workers) as pool: rows = list(pool.map(lambda x: run(x[1], todo[x[1]], x[0], a), [(s, k) for s in a.seeds for k in todo]))
+    rows = run_all(todo, a, more=('--written', str(a.written), '--consensus', str(a.consensus)))
     print(table(rows))
 
 if __name__=='__main__': main()

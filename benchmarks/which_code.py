@@ -5,10 +5,9 @@
 
 Proteins of at most 256 residues, as Kanzi's. Each model is judged beside its code's ceiling and floor and the wrong-sequence null, on the same held-out proteins for all. Runs that are done are not repeated.
 """
-import argparse, json, os, subprocess, sys
-from concurrent.futures import ThreadPoolExecutor
+import argparse, json, subprocess, sys
 from pathlib import Path
-from what_learns_best import BEST, last, seconds_a_step, train
+from what_learns_best import BEST, PLAIN, collect, run_all
 
 FIRST = BEST|dict(read_first=0.5)
 EXPERIMENTS = {
@@ -52,17 +51,6 @@ def judged(folder:Path, options:dict, a)->dict:
             out |= {f'{name}_{k}':v for k,v in summary(found).items() if k in ('rmsd_median','rmsd_mean','tm','lddt','token_accuracy','nats','failed')}
     return out
 
-def run(name:str, options:dict, seed:int, a)->dict:
-    folder = a.output/f'{name}, seed {seed}'.replace(', ', '_').replace(' ', '-')
-    if not (folder/'held_out.json').exists():
-        steps = round(60*a.minutes/a.speed[name])
-        if (code := train(options|dict(seed=seed, max_steps=steps, log_interval=max(1, steps//40), eval_interval=0, eval_samples=100, rmsd_eval_interval=0, rmsd_eval_samples=5, save_minutes=5, num_epochs=100, resume='auto'), folder, 'train_kanzi')): raise RuntimeError(f'{name}: ended with {code}; see {folder}.log')
-        (folder/'experiment.json').write_text(json.dumps(dict(name=name, seed=seed, options={k:str(v) for k,v in options.items()}, steps=steps, minutes=a.minutes), indent=1))
-        subprocess.run([sys.executable, __file__, a.path, '--output', a.output, '--judge', folder, '--val-fraction', str(a.val_fraction), '--samples', str(a.samples)], check=True, env=os.environ|dict(OMP_NUM_THREADS='1'))
-        (folder/'held_out.json').write_text(json.dumps(json.loads((folder/'judged.json').read_text())|{k:last(folder)[k] for k in ('cpu_seconds','tokens_seen','epoch')}, indent=1))
-        print(f'{name}, seed {seed}: done', flush=True)
-    return json.loads((folder/'experiment.json').read_text())|json.loads((folder/'held_out.json').read_text())
-
 COLUMNS = 'nats', 'bigram_nats', 'wrong_nats', 'read_nats', 'wrong_read_nats', 'ceiling_rmsd_median', 'floor_rmsd_median', 'read_rmsd_median', 'read_wrong_rmsd_median', 'greedy_rmsd_median', 'sampled_rmsd_median', 'sampled_wrong_rmsd_median', 'floor_lddt', 'read_lddt', 'read_wrong_lddt', 'sampled_lddt', 'floor_tm', 'read_tm', 'read_wrong_tm', 'sampled_tm'
 
 def table(rows:list[dict])->str:
@@ -86,14 +74,9 @@ def main():
     p.add_argument('--collect', help='no training: write all runs that are there to this file, a line each')
     a = p.parse_args()
     if a.judge: (a.judge/'judged.json').write_text(json.dumps(judged(a.judge, json.loads((a.judge/'experiment.json').read_text())['options'], a), indent=1)); return
-    if a.collect:
-        from what_learns_best import collected
-        with open(a.collect, 'w') as out:
-            for folder in sorted(f.parent for f in a.output.glob('*/held_out.json')): out.write(json.dumps(collected(folder))+'\n')
-        return
-    todo = {k:dict(db_path=a.path, clusters=f'{a.path}.clusters.tsv', val_fraction=a.val_fraction, max_protein_length=256, model_name=a.model_name, learning_rate=a.learning_rate, batch_size=4, gradient_accumulation_steps=1)|v|dict(kanzi_tokens=tokens(v['kanzi_checkpoint'], a)) for k,v in EXPERIMENTS.items() if a.only is None or k in a.only}
-    a.speed = {k:seconds_a_step(v, a.output, 'train_kanzi') for k,v in todo.items()}
-    with ThreadPoolExecutor(a.workers) as pool: rows = list(pool.map(lambda x: run(x[1], todo[x[1]], x[0], a), [(s, k) for s in a.seeds for k in todo]))
+    if a.collect: collect(a.output, a.collect); return
+    todo = {k:PLAIN|dict(db_path=a.path, clusters=f'{a.path}.clusters.tsv', val_fraction=a.val_fraction, max_protein_length=256, model_name=a.model_name, learning_rate=a.learning_rate, batch_size=4, gradient_accumulation_steps=1)|v|dict(kanzi_tokens=tokens(v['kanzi_checkpoint'], a)) for k,v in EXPERIMENTS.items() if a.only is None or k in a.only}
+    rows = run_all(todo, a, script=__file__, command='train_kanzi')
     print(table(rows))
 
 if __name__=='__main__': main()

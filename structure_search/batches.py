@@ -139,7 +139,7 @@ def _bounds(sizes:list[int], T:int, longest:int, slots:int)->np.ndarray: # int32
     if slots and len(bounds)>slots+1: raise ValueError(f'{len(bounds)-1} proteins (and stretches of padding) in a row that has room for {slots}')
     return np.pad(bounds, (0, max(0, slots+1-len(bounds))), constant_values=T).astype(np.int32)
 
-# %% ../nbs/07b_batches.ipynb #5fe229cd
+# %% ../nbs/07b_batches.ipynb #9ad47fb3
 def pack(
     rows:list[np.ndarray], # numbers of a protein each, int64 (2L+4,)
     vocab:Vocab,
@@ -149,7 +149,7 @@ def pack(
     longest:int=1024, # most tokens of a protein; more, where one has more
     objective:str='write', # one of OBJECTIVES: what the model is asked for
     hidden:list|None=None, # per protein, bool (L,): structure tokens that are asked for, but that those after them don't see: <PAD> stands in their place
-)->dict: # input_ids, position_ids and echo_ids (-1 where there is none) int64 (1,T); keep and labels int64 (K+R,), labels -100 where nothing is asked; reads: R, the last of them, ask what is read; objective; bounds int32 (P+1,); ends int32 (P,); longest; tokens, that belong to a protein; lengths, residues of each protein, int64 (P,)
+)->dict: # input_ids, position_ids and echo_ids (-1 where there is none) int64 (1,T); keep and labels int64 (K+R,), labels -100 where nothing is asked; reads: R, the last of them, ask what is read; objective; bounds int32 (S+1,) and ends int32 (S,) of S proteins and stretches of padding; longest; tokens, that belong to a protein; lengths, residues of each of P proteins, int64 (P,)
     "Proteins one after the other in one row; raises ValueError where they are more than fit"
     if objective not in OBJECTIVES: raise ValueError(f'objective {objective!r} is none of {OBJECTIVES}')
     read, write = (objective in (x, 'both') for x in ('read', 'write'))

@@ -6,7 +6,7 @@
 __all__ = ['HEADER', 'teacher_forced', 'with_wrong_sequences', 'free_running', 'summary', 'save_examples', 'compare',
            'table_rows', 'format_table', 'compare_letters']
 
-# %% ../nbs/10_evaluate.ipynb #c74eab74
+# %% ../nbs/10_evaluate.ipynb #313f932e
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
@@ -16,12 +16,12 @@ from .kanzi_tokenizer import length_groups
 from .metrics import bigram_entropy, lddt, rmsd, summarize_rmsd, superpose, tm_score, token_accuracy
 from .model import form_of, packed_logits
 from .predict import Predictor, default_method
-from .references import reference_table
+from .references import bootstrap_interval, reference_table
 from .structure import ca_pdb
 from .visualize import superposition_figure, token_strip
 from .vocab import Vocab
 
-# %% ../nbs/10_evaluate.ipynb #6b8f0008
+# %% ../nbs/10_evaluate.ipynb #7750527c
 @torch.no_grad()
 def teacher_forced(
     model, # of transformers
@@ -30,7 +30,7 @@ def teacher_forced(
     positions:str='aligned', # as in training
     tokens:int=16384, # in a batch, about
     add=None, # function that adds float64 (9,) over processes, where each evaluates its share; None: there is one
-)->dict: # 'nats' and 'accuracy' of a structure token, 'eos_nats', 'tokens' (how many structure tokens); of a model that reads, 'read_nats' and 'read_accuracy', and of one that does nothing else, those alone
+)->dict: # 'nats' (over the whole vocabulary) and 'accuracy' of a structure token, 'eos_nats', 'tokens' (how many structure tokens); of a model that reads, 'read_nats' and 'read_accuracy', and of one that does nothing else, those alone
     "Loss and accuracy when all earlier tokens are the true ones; of what is read off residues, when none is known"
     if not pairs and add is None: raise ValueError('no proteins to evaluate')
     was, sums, objective = model.training, np.zeros(9), form_of(model.config)['objective']
@@ -59,7 +59,7 @@ def with_wrong_sequences(
     def sequence(i): return ''.join(np.resize([*pairs[other[i]][0].aa], len(pairs[i][0])))
     return [(type(p)(**{**p.__dict__, 'aa':sequence(i)}), x) for i,(p,x) in enumerate(pairs)]
 
-# %% ../nbs/10_evaluate.ipynb #f742bb4c
+# %% ../nbs/10_evaluate.ipynb #de64153f
 def _compare(p, x, guess)->dict:
     "One prediction against the truth"
     valid = guess is not None and len(guess.tokens)==len(x) and (guess.ca is None or bool(np.isfinite(guess.ca).all()))
@@ -77,7 +77,7 @@ def free_running(
     seed:int=0, # of samples and decoding
     progress:bool=False, # show a bar
     **how, # method, samples, temperature of the prediction
-)->tuple[list[dict],list]: # per protein: key, name, residues, valid, accuracy, nats (of the true tokens, under what the model believed at each place when it predicted it), rmsd and tm and lddt (Kanzi; NaN if failed); and the predictions
+)->tuple[list[dict],list]: # per protein: key, name, residues, valid, accuracy, nats (of the true tokens, by the probabilities of the n structure tokens from which each was predicted), rmsd (angstrom), tm, lddt and confidence (Kanzi and trace; NaN if failed); and the predictions
     "Predict from the sequence alone and compare with the truth"
     rows, guesses = [], []
     for i in tqdm(range(0, len(pairs), 128), desc='predicting', unit=' x 128 proteins', disable=not progress or len(pairs)<=128):
@@ -123,9 +123,9 @@ def save_examples(
         out[which] = png, pdb
     return out
 
-# %% ../nbs/10_evaluate.ipynb #46b26712
+# %% ../nbs/10_evaluate.ipynb #29f188d8
 def compare(
-    predictor:Predictor, # of a Kanzi model
+    predictor:Predictor, # of a model with coordinates: Kanzi or trace
     pairs:list, # held-out (Protein, numbers) each, two at least
     train_tokens:list, # numbers of training proteins, for the frequencies of the floor
     seed:int=0, # of the random tokens
@@ -160,23 +160,25 @@ def format_table(
     widths = [max(map(len, col)) for col in zip(*cells)]
     return '\n'.join('  '.join(c.ljust(w) if i==0 else c.rjust(w) for i,(c,w) in enumerate(zip(row, widths))) for row in cells)
 
-# %% ../nbs/10_evaluate.ipynb #59cdabff
+# %% ../nbs/10_evaluate.ipynb #373033d4
 def compare_letters(
     predictor:Predictor, # of any model
     pairs:list, # held-out (Protein, numbers) each, two at least
     known:list, # training (Protein, numbers) each, for the references
     progress:bool=False, # show bars
     samples:int=0, # of a consensus, which takes so many times as long as writing; 0: none
-)->dict[str,dict]: # kind -> accuracy and nats of a structure token
+    groups=None, # cluster of each of `pairs`, int (N,), for the intervals; None: each by itself
+)->dict[str,dict]: # kind -> accuracy and nats of a structure token, and accuracy_interval (95 %, by `bootstrap_interval`) where it is from the sequence alone
     "A model beside the references, free-running and teacher-forced apart"
-    p, out = predictor, {f'reference: {k}':dict(accuracy=r['accuracy'], nats=r['nats']) for k,r in reference_table(known, pairs, predictor.vocab.n_structure, progress=progress).items()}
+    p, out = predictor, {f'reference: {k}':{x:r[x] for x in ('accuracy','nats','accuracy_interval')} for k,r in reference_table(known, pairs, predictor.vocab.n_structure, groups, progress=progress).items()}
     ways = dict(read=dict(method='read')) if default_method(p.model)=='read' else {}
     if form_of(p.model.config)['objective']!='read': ways |= dict(written=dict(method='write'))|(dict(consensus=dict(method='consensus', samples=samples)) if samples else {})
     null = with_wrong_sequences(pairs)
     for name,how in ways.items():
         for wrong,some in (('', pairs), (', wrong sequence', null)):
-            s = summary(free_running(p, some, progress=progress, **how)[0])
-            out[f'free-running: {name}{wrong}'] = dict(accuracy=s['token_accuracy'], nats=s['nats'])
+            found = free_running(p, some, progress=progress, **how)[0]
+            s, values = summary(found), ([r[k] for r in found] for k in ('accuracy','residues'))
+            out[f'free-running: {name}{wrong}'] = dict(accuracy=s['token_accuracy'], nats=s['nats'], accuracy_interval=bootstrap_interval(*values, groups))
     if 'written' in ways:
         tokens, right = [[x for _,x in some] for some in (known, pairs)]
         out['reference: bigram (true letter before)'] = dict(accuracy=np.nan, nats=bigram_entropy(tokens, right, p.vocab.n_structure))

@@ -28,7 +28,7 @@ def _widths(config)->tuple[int,int]: # of all queries, and of all keys
     h = getattr(config, 'head_dim', None) or config.hidden_size//config.num_attention_heads
     return h*config.num_attention_heads, h*config.num_key_value_heads
 
-# %% ../nbs/08b_plan.ipynb #8ab58da9
+# %% ../nbs/08b_plan.ipynb #01f9abc6
 def step_flop(
     config, # of transformers
     lengths:np.ndarray, # residues of each protein of a batch, (P,)
@@ -45,10 +45,13 @@ def step_flop(
 def flop_per_token(
     config, # of transformers
     lengths:np.ndarray, # residues of each protein, (N,)
+    read_first:float=0.0, # share of the steps in which a model that does both only reads
 )->float: # FLOP
-    "Operations of training per token that the model reads, on the average"
-    n = _histogram(lengths)
-    return step_flop(config, np.arange(len(n)), n)/float((row_tokens(np.arange(len(n)), form_of(config)['objective'])*n).sum())
+    "Operations of training per token of a whole row (`row_tokens`), on the average over all steps"
+    n, objective = _histogram(lengths), form_of(config)['objective']
+    L = np.arange(len(n))
+    share = {objective:1-read_first, 'read':read_first} if objective=='both' and read_first else {objective:1}
+    return sum(x*step_flop(config, L, n, o) for o,x in share.items())/float((row_tokens(L, objective)*n).sum())
 
 def _histogram(lengths:np.ndarray, block:int=1<<22)->np.ndarray: # int64 (longest+1,)
     "Proteins of each length; in blocks, for 67 million of them"
@@ -158,7 +161,7 @@ def disk_bytes(
     n = sum(parameters(config).values())
     return dict(checkpoint=12*n, peak=kept*12*n+4*n)
 
-# %% ../nbs/08b_plan.ipynb #f1dc2af9
+# %% ../nbs/08b_plan.ipynb #19249664
 GPU, MEMORY, SHARES = 'NVIDIA H100 80GB HBM3', 80e9, (0.3, 0.5, 0.6)       # where there is no GPU to ask; shares of the peak
 
 @dataclass
@@ -181,6 +184,7 @@ class Plan:
     gpu_bytes:float
     engine:str
     disk:dict  # of `disk_bytes`
+    read_first:float=0.0  # share of the steps that only read
 
     @property
     def tokens(self)->float: # that the model reads
@@ -195,7 +199,7 @@ class Plan:
         rate = self.tokens_per_second(share)
         return rate and self.tokens/rate/86400
 
-# %% ../nbs/08b_plan.ipynb #a9a980f2
+# %% ../nbs/08b_plan.ipynb #717bf078
 def make_plan(
     config, # of transformers
     lengths:np.ndarray, # residues of each training protein, (N,)
@@ -210,6 +214,7 @@ def make_plan(
     engine:str='DDP', # of ENGINES
     checkpointing:bool|None=None, # of activations; None: where it is needed
     seed:int=0, block:int=0, # of the order, as of `StepPlan`
+    read_first:float=0.0, # share of the steps in which a model that does both only reads
 )->Plan:
     "Plan a training; raises ValueError for models without Llama's shape and proteins that fit into no row"
     memory, how = memory or MEMORY, dict(max_length=max_length, engine=engine, processes=processes)
@@ -217,10 +222,10 @@ def make_plan(
     if checkpointing is None: checkpointing = rows>largest[0]
     epoch = packing(lengths, rows*accumulation*processes, max_length, seed, block, objective=form_of(config)['objective'])
     steps = min(epoch.steps*epochs, max_steps if max_steps>0 else epoch.steps*epochs)
-    return Plan(parameters(config), config.vocab_size, epoch, rows, accumulation, processes, max_length, epochs, steps, flop_per_token(config, lengths),
-                memory_parts(config, rows, checkpointing=checkpointing, **how), checkpointing, largest, gpu or GPU, memory, engine, disk_bytes(config))
+    return Plan(parameters(config), config.vocab_size, epoch, rows, accumulation, processes, max_length, epochs, steps, flop_per_token(config, lengths, read_first),
+                memory_parts(config, rows, checkpointing=checkpointing, **how), checkpointing, largest, gpu or GPU, memory, engine, disk_bytes(config), read_first)
 
-# %% ../nbs/08b_plan.ipynb #b4208e44
+# %% ../nbs/08b_plan.ipynb #aabdb027
 def plan_text(
     p:Plan,
 )->str:
@@ -235,7 +240,7 @@ def plan_text(
              ('an epoch', f'{e.proteins:,} proteins, {count(e.residues)} structure tokens, {count(e.tokens)} tokens to read'),
              ('', f'{e.rows:,} rows of {p.max_length:,} tokens, {100*e.fill:.1f} % full ({"all" if e.exact else "a sample of them"} packed here)'),
              ('a step', f'{p.rows} rows x {p.accumulation} micro-batches x {p.processes} GPU{"s" if p.processes>1 else ""} = {size:,} rows, {count(size*p.max_length*e.fill)} tokens'),
-             ('the run', f'{p.steps:,} steps, {e.steps:,} an epoch; {count(p.tokens)} tokens, {p.tokens*p.flop:.2e} FLOP at {p.flop/1e9:.3g} GFLOP a token'),
+             ('the run', f'{p.steps:,} steps, {e.steps:,} an epoch; {count(p.tokens)} tokens, {p.tokens*p.flop:.2e} FLOP at {p.flop/1e9:.3g} GFLOP a token'+(f'; the first {100*p.read_first:.0f} % of the steps only read, which costs half' if p.read_first else '')),
              ('memory', ' + '.join(f'{k} {GB(x)}' for k,x in p.memory.items() if x)),
              ('of a GPU', f'= {GB(needed)} of {GB(p.gpu_bytes)} GB, {p.engine} (by formula; the allowance is assumed): {fits}'),
              ('', f'the largest --batch-size that fits: {p.largest[0]}; with checkpointing of activations {p.largest[1]}')]

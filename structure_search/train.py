@@ -30,7 +30,7 @@ def number(
         return value
     return parse
 
-# %% ../nbs/12_train.ipynb #9f8836bf
+# %% ../nbs/12_train.ipynb #413ef580
 def _adder(p, title:str, about:str):
     "Function that adds a flag to a group of the help, with the type of its default"
     group = p.add_argument_group(title, about)
@@ -53,11 +53,11 @@ def _model_flags(p):
     flag('--model-name', 'TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T', 'preset (tinyllama-1.1b, base, small, mini, tiny, nano), layers x width (4x128), folder, or Hugging Face id; TinyLlama-1.1B is built in')
     flag('--vocab', 'minimal', "tokens: 'minimal', or 'extended': those of the base model too", choices=('minimal','extended'))
     flag('--positions', 'aligned', "of tokens: 'aligned' gives structure token i the position of residue i", choices=('aligned','sequential'))
-    flag('--objective', None, "what is asked: 'write' structure tokens one after the other, 'read' each off its residue (an encoder, no language model), or 'both'; default: as a model of ours in --model-name has it, else write", choices=('write','read','both'))
-    flag('--sequence-attention', None, "'bidirectional': residues read each other both ways; 'causal': each reads those before it; default: as a model of ours has it, else causal", choices=('causal','bidirectional'))
-    flag('--residue-echo', None, 'add the embedding of residue i to the input where structure token i is asked for; default: as a model of ours has it, else not', action=argparse.BooleanOptionalAction)
+    flag('--objective', None, "what is asked: 'write' structure tokens one after the other, 'read' each off its residue (an encoder, no language model), or 'both'; default: as a model of ours in --model-name has it, else both", choices=('write','read','both'))
+    flag('--sequence-attention', None, "'bidirectional': residues read each other both ways; 'causal': each reads those before it; default: as a model of ours has it, else bidirectional", choices=('causal','bidirectional'))
+    flag('--residue-echo', None, 'add the embedding of residue i to the input where structure token i is asked for; default: as a model of ours has it, else yes', action=argparse.BooleanOptionalAction)
     flag('--history-dropout', 0.0, 'share of the proteins, 0 to 1, from whose earlier structure tokens a random share is hidden in training', type=number(float, 0, 1))
-    flag('--read-first', 0.0, "with --objective both: share of the steps, at the beginning, in which structure tokens are only read, not written; such a step costs half", type=number(float, 0, 1))
+    flag('--read-first', None, "with --objective both: share of the steps, at the beginning, in which structure tokens are only read, not written; such a step costs half; default: 0.5, and 0 with --pretrained", type=number(float, 0, 1))
     flag('--pretrained', False, 'start from the weights of --model-name, not from random ones', action='store_true')
     flag('--seed', 0, 'of weights, order and samples', type=number(int, 0, 2**31))
 
@@ -165,7 +165,7 @@ def _prediction(acc, rows, val, settings, n:int):
         return {f'sample_{k}' if not k.startswith('rmsd') else k:v for k,v in summary(scores).items()}, media
     return predict
 
-# %% ../nbs/12_train.ipynb #0156e450
+# %% ../nbs/12_train.ipynb #e3583d35
 def _settings(args, acc, config, say):
     "Settings of a run from its flags; whether activations are kept is decided here"
     from structure_search.step import Settings
@@ -181,12 +181,14 @@ def _settings(args, acc, config, say):
     return s
 
 def _form(args)->dict:
-    "The form of the model: as of its flags, and where they don't say, as of its folder; the flags then say so, too"
-    from structure_search.model import FORM, form_of
-    file = Path(args.model_name, 'config.json')
-    try: own = json.loads(file.read_text()).get('translator') if file.is_file() else None
-    except (ValueError, AttributeError): own = None             # what is wrong with the file is said where the model is made
-    form = form_of(argparse.Namespace(translator=own))|{k:v for k in FORM if (v := getattr(args, k)) is not None}
+    "The form of the model: as of its flags, and where they don't say, as of its folder, if it is one of ours; the flags then say so, too"
+    from structure_search.model import FORM, NEW_FORM, form_of
+    folder, own = Path(args.model_name), None
+    try: own = json.loads((folder/'config.json').read_text()).get('translator') if (folder/'config.json').is_file() else None
+    except (ValueError, AttributeError): pass                   # what is wrong with the file is said where the model is made
+    ours = own is not None or (folder/'vocab.json').is_file()   # the first of ours had no forms
+    form = (form_of(argparse.Namespace(translator=own)) if ours else NEW_FORM)|{k:v for k in FORM if (v := getattr(args, k)) is not None}
+    if args.read_first is None: args.read_first = 0.5 if form['objective']=='both' and not args.pretrained else 0.0
     vars(args).update(form)
     return form
 
@@ -200,7 +202,7 @@ def _plan(args, acc, vocab, train, form:dict, say):
     config = model_config(args.model_name, vocab)
     config.translator = form
     plan = make_plan(config, train.lengths, args.batch_size, args.gradient_accumulation_steps, acc.num_processes, args.max_length, args.num_epochs, args.max_steps,
-                     engine=engine(acc), checkpointing=dict(on=True, off=False).get(args.activation_checkpointing), seed=args.seed, block=args.shuffle_block, **gpu)
+                     engine=engine(acc), checkpointing=dict(on=True, off=False).get(args.activation_checkpointing), seed=args.seed, block=args.shuffle_block, read_first=args.read_first, **gpu)
     say(f'{args.model_name}'+('' if gpu else '; no GPU here: an H100 of 80 GB is assumed')+f'\n{plan_text(plan)}')
     return plan
 
