@@ -1,12 +1,17 @@
-"What the package carries: the demo database and the small tokenizer."
+"What the package carries: the demo database, the small tokenizer, and the 3Di model."
+import json
 import numpy as np
 from conftest import shared
-from structure_search.dataset import in_validation, read_clusters
+from structure_search.dataset import ProteinRows, in_validation, read_clusters, select
+from structure_search.evaluate import free_running, summary, teacher_forced
 from structure_search.foldseek_db import PairedFoldseekDB, demo_db
 from structure_search.kanzi_model import read_metadata
 from structure_search.kanzi_measure import grid_reconstruction, reconstruction_rmsd, rotation_agreement
 from structure_search.kanzi_tokenizer import MINI, KanziTokenizer
 from structure_search.metrics import rmsd
+from structure_search.model import NEW_FORM
+from structure_search.predict import MODELS, Predictor
+from structure_search.vocab import minimal_vocab
 
 def demo():
     db = PairedFoldseekDB(demo_db())
@@ -42,3 +47,27 @@ def test_embedded_tokenizer():
     assert np.median(found)<=1.0 and np.percentile(found, 90)<=2 and MINI.stat().st_size<8e6 and abs(np.median(found)-about['card']['rmsd_median'])<0.1
     assert np.median(found)<np.median([rmsd(grid_reconstruction(x), x) for x in cas])
     assert rotation_agreement(tok, cas)>=0.99
+
+def held_out_3di(db, clusters):
+    "Held-out proteins with their letters as numbers, as the embedded 3Di model's training held them out"
+    val = select(db, '3di', clusters, 0.05, 400)[1]
+    return ProteinRows(db, minimal_vocab('3di')).proteins(val.keys)
+
+def test_embedded_3di_model():
+    "Small, of the default form, and on the demo's held-out proteins far above what is known without a model"
+    predictor, (db, _) = Predictor.from_pretrained('3di'), demo()
+    held, card = held_out_3di(db, f'{demo_db()}.clusters.tsv'), json.loads((MODELS['3di']/'translator.json').read_text())['card']
+    assert sum(f.stat().st_size for f in MODELS['3di'].iterdir())<8e6 and predictor.model.config.translator==NEW_FORM and len(held)>50
+    read, written = (summary(free_running(predictor, held, method=m)[0]) for m in ('read', 'write'))
+    assert abs(read['token_accuracy']-card['figures']['free-running: read']['accuracy'])<0.03 and read['token_accuracy']>0.32
+    assert abs(written['token_accuracy']-card['figures']['free-running: written']['accuracy'])<0.04 and written['token_accuracy']>0.251
+    assert teacher_forced(predictor.model, predictor.vocab, held)['nats']<1.75
+    for line in card['figures'].items(): assert f'| {line[0]} |' in (MODELS['3di']/'README.md').read_text()
+
+def test_embedded_3di_model_on_the_corpus():
+    "What its card says of reading and of the loss, measured anew"
+    corpus, predictor = shared('corpus')/'pdb', Predictor.from_pretrained('3di')
+    held, figures = held_out_3di(PairedFoldseekDB(corpus), f'{corpus}.clusters.tsv'), json.loads((MODELS['3di']/'translator.json').read_text())['card']['figures']
+    found = teacher_forced(predictor.model, predictor.vocab, held)
+    assert len(held)==867 and abs(found['nats']-figures['teacher-forced']['nats'])<1e-3 and found['nats']<=1.85
+    assert abs(found['read_accuracy']-figures['free-running: read']['accuracy'])<1e-3 and found['read_accuracy']>0.251

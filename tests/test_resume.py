@@ -209,6 +209,19 @@ def test_step_without_a_protein(monkeypatch):
     out = optimizer_step(acc, model, opt, [pack([], vocab)], 1e-3, vocab.EOS, judge=lambda *_: pytest.fail('nothing to judge'))
     assert out['verdict']=='skip' and torch.equal(before, torch.cat([p.detach().flatten() for p in model.parameters()]))
 
+def test_a_plain_language_model_goes_on(db, tmp_path, monkeypatch):
+    "The other tests train the default form; this one a causal model that only writes"
+    before, flags = _Run.after, ['--db-path', str(db), *FLAGS, *'--objective write --sequence-attention causal --no-residue-echo --history-dropout 0 --read-first 0 --num-epochs 2'.split()]
+    def after(self, out, rate):
+        before(self, out, rate)
+        if self.step==6: os.kill(os.getpid(), signal.SIGTERM)
+    assert train.main([*flags, '--output-dir', str(tmp_path/'one')])==0
+    with monkeypatch.context() as m:
+        m.setattr(_Run, 'after', after)
+        assert train.main([*flags, '--output-dir', str(tmp_path/'two')])==75
+    assert train.main([*flags, '--output-dir', str(tmp_path/'two'), '--resume'])==0
+    same_run(tmp_path/'one', tmp_path/'two')
+
 def test_told_to_end_in_an_evaluation(db, tmp_path, monkeypatch):
     "With a checkpoint of this step there is nothing to wait for: the evaluations that are left are made up for by the run that goes on"
     from structure_search import evaluate

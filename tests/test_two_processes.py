@@ -20,7 +20,8 @@ from structure_search.vocab import minimal_vocab
 
 FSDP = ['accelerate', 'launch', '--config_file', str(Path(__file__).resolve().parents[1]/'configs'/'accelerate_fsdp.yaml'), '--num_processes', '2', '--main_process_port', '0', '-m', 'structure_search.train']
 LAUNCH = 'accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0 -m structure_search.train'.split()
-FLAGS = '--model-name nano --objective both --sequence-attention bidirectional --residue-echo --history-dropout 0.5 --max-length 170 --val-fraction 0 --eval-samples 4 --rmsd-eval-samples 2 --eval-interval 0 --rmsd-eval-interval 0 --save-interval 0 --log-interval 1 --learning-rate 1e-3 --num-epochs 20'.split()
+FLAGS = '--model-name nano --objective both --sequence-attention bidirectional --residue-echo --history-dropout 0.5 --read-first 0 --max-length 170 --val-fraction 0 --eval-samples 4 --rmsd-eval-samples 2 --eval-interval 0 --rmsd-eval-interval 0 --save-interval 0 --log-interval 1 --learning-rate 1e-3 --num-epochs 20'.split()
+PLAIN = '--objective write --sequence-attention causal --no-residue-echo --history-dropout 0'.split()         # a language model and nothing else
 ENV = os.environ|{'PATH':f'{Path(sys.executable).parent}:{os.environ["PATH"]}', 'OMP_NUM_THREADS':'1', 'HF_HUB_OFFLINE':'1', 'WANDB_MODE':'disabled', 'CUDA_VISIBLE_DEVICES':'', 'PYTHONUNBUFFERED':'1'}
 PROBE = 'import torch; torch.distributed.init_process_group("gloo"); t = torch.ones(1); torch.distributed.all_reduce(t); assert t.item()==2'
 
@@ -97,13 +98,13 @@ def test_more_micro_batches_than_rows(db, alone):
     many, one = (alone(*s, '--max-steps', '3') for s in (shape(1, 64), shape(64, 1)))
     same_figures(figures(many), figures(one)); same_weights(many, one)
 
-@pytest.mark.parametrize('engine', ['DDP', 'FSDP2'])
-def test_two_processes_train_as_one(engine, db, alone, tmp_path):
-    out = tmp_path/'two'
-    r = subprocess.run([*(LAUNCH if engine=='DDP' else FSDP), '--db-path', str(db), '--output-dir', str(out), *FLAGS, *shape(2, 2), '--max-steps', '4'], env=ENV, capture_output=True, text=True, timeout=120)
+@pytest.mark.parametrize('engine, form', [('DDP', ()), ('FSDP2', ()), ('DDP', PLAIN)])
+def test_two_processes_train_as_one(engine, form, db, alone, tmp_path):
+    out, flags = tmp_path/'two', [*form, '--max-steps', '4']
+    r = subprocess.run([*(LAUNCH if engine=='DDP' else FSDP), '--db-path', str(db), '--output-dir', str(out), *FLAGS, *shape(2, 2), *flags], env=ENV, capture_output=True, text=True, timeout=120)
     if r.returncode: skip_without_gloo(r.stderr[-3000:])
     assert r.stdout.count('proteins to validate')==1, 'two processes must be one training, of which one speaks'
-    for one in (alone(*shape(2, 4), '--max-steps', '4'), alone(*shape(8, 1), '--max-steps', '4')):
+    for one in (alone(*shape(2, 4), *flags), alone(*shape(8, 1), *flags)):
         same_figures(figures(out), figures(one))
         same_weights(out, one)
         same_evaluations(out, one)

@@ -1,6 +1,6 @@
 """Judge a trained 3Di model on all held-out proteins of a database, and put it into the package with its card.
 
-    python tools/ship_3di.py outputs/best_3di ../shared/corpus/pdb --command 'ss_train ...' --encoder outputs/encoder      # with ../shared/corpus/pdb.clusters.tsv; about 20 minutes
+    python tools/ship_3di.py outputs/best_3di ../shared/corpus/pdb --command 'ss_train ...' --encoder outputs/encoder      # with ../shared/corpus/pdb.clusters.tsv; ten minutes
 """
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -21,7 +21,7 @@ def parse():
     p.add_argument('--command', required=True, help='that trained it, for the card')
     p.add_argument('--encoder', type=Path, help='model of the same shape that only reads, to compare with')
     p.add_argument('--val-fraction', type=float, default=0.05, help='share of clusters held out, as in the training')
-    p.add_argument('--samples', type=int, default=16, help='of a consensus')
+    p.add_argument('--samples', type=int, default=0, help='of a consensus, which takes so many times as long as writing; default: none')
     p.add_argument('--proteins', type=int, help='held-out proteins to judge by; default: all')
     return p.parse_args()
 
@@ -64,7 +64,9 @@ def main():
     rows, keys = ProteinRows(db, predictor.vocab), val.keys if a.proteins is None else val.some(a.proteins).keys
     known, held = rows.proteins(train.keys), rows.proteins(keys)
     groups = read_clusters(clusters, db.keys)[np.searchsorted(db.keys, [p.key for p,_ in held])]
-    table = compare_letters(predictor, held, known, progress=True, samples=a.samples, groups=groups)
+    judged = a.model/f'judged_{len(held)}.json'                # the longest part, done once
+    if not judged.exists(): judged.write_text(json.dumps(compare_letters(predictor, held, known, progress=True, samples=a.samples, groups=groups)))
+    table = json.loads(judged.read_text())
     if a.encoder:
         e = Predictor.from_pretrained(a.encoder)
         found = free_running(e, held, progress=True)[0]
