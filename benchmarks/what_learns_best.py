@@ -17,8 +17,6 @@ EXPERIMENTS = {                 # name -> flags beside PLAIN and the common ones
     'aligned positions':       dict(),
     'bidirectional sequence':  dict(sequence_attention='bidirectional'),
     'echo':                    dict(sequence_attention='bidirectional', residue_echo=True),
-    'echo, causal sequence':   dict(residue_echo=True),
-    'history dropout':         dict(sequence_attention='bidirectional', history_dropout=0.5),
     'echo, history dropout':   dict(sequence_attention='bidirectional', residue_echo=True, history_dropout=0.5),
     'echo, history dropout 1': dict(sequence_attention='bidirectional', residue_echo=True, history_dropout=1.0),
     'both':                    dict(objective='both', sequence_attention='bidirectional'),

@@ -27,7 +27,7 @@ def verdict(
     worse = np.nanmedian(rmsds)>=np.nanmedian(floor_rmsds)
     return says+f' Its structures are {"no closer to the truth than" if worse else "closer to the truth than"} random tokens (median RMSD {np.nanmedian(rmsds):.1f} and {np.nanmedian(floor_rmsds):.1f} angstrom).'
 
-# %% ../nbs/19_demo.ipynb #bf2780c7
+# %% ../nbs/19_demo.ipynb #9828b574
 def _figure(lines, base, kinds, shown):
     "Losses, RMSDs, and three predictions on the true structures"
     import numpy as np
@@ -36,12 +36,12 @@ def _figure(lines, base, kinds, shown):
     fig = Figure(figsize=(9, 6), layout='constrained')
     top, bottom = fig.add_gridspec(2, 1)
     a, b = (fig.add_subplot(g) for g in top.subgridspec(1, 2))
-    loss_curves([{k:l[k] for k in ('step','loss','val_loss') if k in l} for l in lines], base, a)
+    loss_curves([{k:l[k] for k in ('step','loss','val_loss','read_loss','val_read_loss') if k in l} for l in lines], base, a)
     rmsd_histogram([r['rmsd'] for r in kinds['prediction']], {k:float(np.nanmedian([r['rmsd'] for r in v])) for k,v in kinds.items() if k!='prediction'}, b)
     for g,(title,guess,true) in zip(bottom.subgridspec(1, 3), shown): superposition_figure(guess, true, title, fig.add_subplot(g))
     return fig
 
-# %% ../nbs/19_demo.ipynb #c6309ba0
+# %% ../nbs/19_demo.ipynb #1660451b
 def report(
     folder:Path, # of the demo; the trained model is in folder/'model'
     rows, # `ProteinRows` of the database
@@ -61,8 +61,11 @@ def report(
     right, wrong = (teacher_forced(predictor.model, rows.vocab, p, predictor.positions) for p in (pairs, with_wrong_sequences(pairs)))
     base = {'unigram entropy':unigram_entropy(known, truth, n), 'bigram entropy':bigram_entropy(known, truth, n)}
     kinds, guesses = compare(predictor, pairs, known, progress=True)
-    says = verdict(right['nats'], wrong['nats'], *([r['rmsd'] for r in kinds[k]] for k in ('prediction','wrong sequence','floor (random tokens)')))
-    losses = [['model', right['nats']], ["model, another protein's sequence", wrong['nats']], *([k, v] for k,v in base.items()), ['<EOS> (apart)', right['eos_nats']]]
+    said, losses = 'read_nats' if 'read_nats' in right else 'nats', []       # what the predictions were made by
+    says = verdict(right[said], wrong[said], *([r['rmsd'] for r in kinds[k]] for k in ('prediction','wrong sequence','floor (random tokens)')))
+    for way,k,reference in (('read off the sequence', 'read_nats', 'unigram entropy'), ('given the true tokens before', 'nats', 'bigram entropy')):
+        if k in right: losses += [[way, right[k]], [f"{way}, another protein's sequence", wrong[k]]]
+        losses.append([f'{reference} (to compare with)', base[reference]])
     text = '\n\n'.join([f'{about} Held out: {len(pairs)} proteins of other clusters. Training took {seconds/60:.1f} minutes.', format_table(['held-out loss, nats a token', ''], losses), format_table(HEADER, table_rows(kinds)), says])
     order = sorted(range(len(pairs)), key=lambda i: kinds['prediction'][i]['rmsd'])
     picks = [('best', order[0]), ('median', order[len(order)//2]), ('worst', order[-1])]
@@ -99,12 +102,12 @@ def demo(
     train, val, _ = select(db, 'kanzi', clusters, 0.1, max_protein_length)
     return report(folder, ProteinRows(db, minimal_vocab('kanzi', tok.n_codes), tok), train, val, seconds, f'A model of the preset "nano" saw {len(train):,} proteins {epochs} times.')
 
-# %% ../nbs/19_demo.ipynb #fe6df247
+# %% ../nbs/19_demo.ipynb #aa5b904e
 def main(argv=None)->int:
     "Entry point of `ss_demo`; returns the exit code"
     p = argparse.ArgumentParser(prog='ss_demo', description='Train on the embedded proteins, predict held-out ones, and show how good that is.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument('--output-dir', default='demo_output', help='folder for the model, figure and page')
-    p.add_argument('--epochs', type=int, default=12, help='times that each protein is seen; each costs about 15 seconds on two cores')
+    p.add_argument('--epochs', type=int, default=12, help='times that each protein is seen; each costs about 12 seconds on two cores')
     p.add_argument('--max-protein-length', type=int, default=256, help='residues; fewer for a quicker look')
     a = p.parse_args(argv)
     from structure_search.train import command

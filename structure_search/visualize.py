@@ -94,14 +94,14 @@ def token_strip(
     ax.set(yticks=[0,1,1.8], yticklabels=['true','predicted',f'{right.sum()} right'], ylim=(2.1,-0.5), xlabel='residue')
     return ax.figure
 
-# %% ../nbs/03_visualize.ipynb #0f87bbc4
+# %% ../nbs/03_visualize.ipynb #0663c785
 def loss_curves(
-    rows:list[dict], # Logged rows: `step` and any of loss, val_loss, rmsd_mean, rmsd_median
+    rows:list[dict], # Logged rows: `step` and any of loss, val_loss, read_loss, val_read_loss, rmsd_mean, rmsd_median
     baselines:dict=None, # Label: nats a token, drawn as a horizontal line
     ax:Axes=None, # Draw here; None makes a new figure
 ) -> Figure: # Of `ax`
     "Losses over training steps, with RMSDs on a second axis where there are any; missing keys are left out"
-    keys = 'loss', 'val_loss', 'rmsd_mean', 'rmsd_median'
+    keys = 'loss', 'val_loss', 'read_loss', 'val_read_loss', 'rmsd_mean', 'rmsd_median'
     curves = {k: [(r['step'], r[k]) for r in rows if r.get(k) is not None and 'step' in r] for k in keys}
     curves = {k: np.array(xy, dtype=np.float64).T for k,xy in curves.items() if xy}
     if not curves: raise ValueError(f'none of the {len(rows)} rows has a step and any of {", ".join(keys)}')
