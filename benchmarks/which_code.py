@@ -9,14 +9,15 @@ import argparse, json, subprocess, sys
 from pathlib import Path
 from what_learns_best import BEST, PLAIN, collect, run_all
 
+ECHO = dict(sequence_attention='bidirectional', residue_echo=True)
 FIRST = BEST|dict(read_first=0.5)
 EXPERIMENTS = {
     'kanzi, written':                 dict(kanzi_checkpoint='mini'),
-    'kanzi, both':                    BEST|dict(kanzi_checkpoint='mini'),
+    'kanzi, written, echo':           ECHO|dict(kanzi_checkpoint='mini'),
+    'kanzi, written, echo, digits':   ECHO|dict(kanzi_checkpoint='mini', digit_loss=1.0),
     'kanzi, read first':              FIRST|dict(kanzi_checkpoint='mini'),
-    'kanzi, read first, digits':      FIRST|dict(kanzi_checkpoint='mini', digit_loss=1.0),
+    'trace-64, written, echo':        ECHO|dict(kanzi_checkpoint='trace-64'),
     'trace-64, read first':           FIRST|dict(kanzi_checkpoint='trace-64'),
-    'trace-256, read first':          FIRST|dict(kanzi_checkpoint='trace-256'),
 }
 
 def tokens(name:str, a)->Path:
