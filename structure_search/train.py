@@ -30,7 +30,7 @@ def number(
         return value
     return parse
 
-# %% ../nbs/12_train.ipynb #413ef580
+# %% ../nbs/12_train.ipynb #7d184b78
 def _adder(p, title:str, about:str):
     "Function that adds a flag to a group of the help, with the type of its default"
     group = p.add_argument_group(title, about)
@@ -53,7 +53,7 @@ def _model_flags(p):
     flag('--model-name', 'TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T', 'preset (tinyllama-1.1b, base, small, mini, tiny, nano), layers x width (4x128), folder, or Hugging Face id; TinyLlama-1.1B is built in')
     flag('--vocab', 'minimal', "tokens: 'minimal', or 'extended': those of the base model too", choices=('minimal','extended'))
     flag('--positions', 'aligned', "of tokens: 'aligned' gives structure token i the position of residue i", choices=('aligned','sequential'))
-    flag('--objective', None, "what is asked: 'write' structure tokens one after the other, 'read' each off its residue (an encoder, no language model), or 'both'; default: as a model of ours in --model-name has it, else both", choices=('write','read','both'))
+    flag('--objective', None, "what is asked: 'write' structure tokens one after the other, 'read' each off its residue (an encoder, no language model), or 'both'; default: as a model of ours in --model-name has it, else write for Kanzi tokens and both for others", choices=('write','read','both'))
     flag('--sequence-attention', None, "'bidirectional': residues read each other both ways; 'causal': each reads those before it; default: as a model of ours has it, else bidirectional", choices=('causal','bidirectional'))
     flag('--residue-echo', None, 'add the embedding of residue i to the input where structure token i is asked for; default: as a model of ours has it, else yes', action=argparse.BooleanOptionalAction)
     flag('--history-dropout', 0.0, 'share of the proteins, 0 to 1, from whose earlier structure tokens a random share is hidden in training', type=number(float, 0, 1))
@@ -165,7 +165,7 @@ def _prediction(acc, rows, val, settings, n:int):
         return {f'sample_{k}' if not k.startswith('rmsd') else k:v for k,v in summary(scores).items()}, media
     return predict
 
-# %% ../nbs/12_train.ipynb #e3583d35
+# %% ../nbs/12_train.ipynb #2ee12585
 def _settings(args, acc, config, say):
     "Settings of a run from its flags; whether activations are kept is decided here"
     from structure_search.step import Settings
@@ -180,14 +180,14 @@ def _settings(args, acc, config, say):
         if s.activation_checkpointing: say('activations are computed again in the backward pass: kept, they would not fit this GPU (--activation-checkpointing off to try)')
     return s
 
-def _form(args)->dict:
+def _form(args, alphabet:str)->dict:
     "The form of the model: as of its flags, and where they don't say, as of its folder, if it is one of ours; the flags then say so, too"
-    from structure_search.model import FORM, NEW_FORM, form_of
+    from structure_search.model import FORM, NEW_FORMS, form_of
     folder, own = Path(args.model_name), None
     try: own = json.loads((folder/'config.json').read_text()).get('translator') if (folder/'config.json').is_file() else None
     except (ValueError, AttributeError): pass                   # what is wrong with the file is said where the model is made
     ours = own is not None or (folder/'vocab.json').is_file()   # the first of ours had no forms
-    form = (form_of(argparse.Namespace(translator=own)) if ours else NEW_FORM)|{k:v for k in FORM if (v := getattr(args, k)) is not None}
+    form = (form_of(argparse.Namespace(translator=own)) if ours else NEW_FORMS[alphabet])|{k:v for k in FORM if (v := getattr(args, k)) is not None}
     if args.read_first is None: args.read_first = 0.5 if form['objective']=='both' and not args.pretrained else 0.0
     vars(args).update(form)
     return form
@@ -206,7 +206,7 @@ def _plan(args, acc, vocab, train, form:dict, say):
     say(f'{args.model_name}'+('' if gpu else '; no GPU here: an H100 of 80 GB is assumed')+f'\n{plan_text(plan)}')
     return plan
 
-# %% ../nbs/12_train.ipynb #f4c886fe
+# %% ../nbs/12_train.ipynb #e5740ed6
 def run(
     args:argparse.Namespace, # of `make_parser`
     alphabet:str, # '3di', 'kanzi' or 'trace'
@@ -220,7 +220,7 @@ def run(
     from structure_search.model import build_model, form_words, make_vocab
     if Path(args.model_name).is_dir() and Path(args.model_name).resolve()==Path(args.output_dir).resolve(): raise ValueError(f'{args.output_dir} is the model to start from, too; choose another --output-dir, or it would be overwritten')
     acc = make_accelerator(args.gradient_accumulation_steps)
-    say, form = print if acc.is_main_process else lambda *_: None, _form(args)
+    say, form = print if acc.is_main_process else lambda *_: None, _form(args, alphabet)
     vocab = make_vocab(alphabet, args.model_name, args.vocab, 1000 if tokenizer is None else tokenizer.n_codes)
     with acc.local_main_process_first(): db = PairedFoldseekDB(args.db_path)         # the first to open a large database makes its files of columns
     tokens = None if tokenizer is None else _kanzi_tokens(args.kanzi_tokens, db, tokenizer, args.kanzi_checkpoint, say)

@@ -9,7 +9,7 @@ from structure_search.kanzi_model import read_metadata
 from structure_search.kanzi_measure import grid_reconstruction, reconstruction_rmsd, rotation_agreement
 from structure_search.kanzi_tokenizer import MINI, KanziTokenizer
 from structure_search.metrics import rmsd
-from structure_search.model import NEW_FORM
+from structure_search.model import NEW_FORMS
 from structure_search.predict import MODELS, Predictor
 from structure_search.vocab import minimal_vocab
 
@@ -57,7 +57,7 @@ def test_embedded_3di_model():
     "Small, of the default form, and on the demo's held-out proteins far above what is known without a model"
     predictor, (db, _) = Predictor.from_pretrained('3di'), demo()
     held, card = held_out_3di(db, f'{demo_db()}.clusters.tsv'), json.loads((MODELS['3di']/'translator.json').read_text())['card']
-    assert sum(f.stat().st_size for f in MODELS['3di'].iterdir())<8e6 and predictor.model.config.translator==NEW_FORM and len(held)>50
+    assert sum(f.stat().st_size for f in MODELS['3di'].iterdir())<8e6 and predictor.model.config.translator==NEW_FORMS['3di'] and len(held)>50
     read, written = (summary(free_running(predictor, held, method=m)[0]) for m in ('read', 'write'))
     assert abs(read['token_accuracy']-card['figures']['free-running: read']['accuracy'])<0.03 and read['token_accuracy']>0.32
     assert abs(written['token_accuracy']-card['figures']['free-running: written']['accuracy'])<0.04 and written['token_accuracy']>0.251

@@ -24,7 +24,7 @@ def test_overfit(six, tmp_path, alphabet):
     assert time.perf_counter()-began<60
     predictor, proteins = Predictor.from_pretrained(tmp_path/'out'), [*six]
     tok = None if alphabet=='3di' else KanziTokenizer.from_pretrained('mini')
-    for method in ('read', 'write'):
+    for method in ('read', 'write') if tok is None else ('write',):         # Kanzi tokens are only written, by default
         for p,g in zip(proteins, predictor([p.aa for p in proteins], method=method)):
             if tok is None: assert g.ss==p.ss, method
             else: assert np.array_equal(g.tokens, tok.encode(p.ca)) and abs(rmsd(g.ca, p.ca)-rmsd(tok.decode(g.tokens), p.ca))<0.1, method
