@@ -1,4 +1,4 @@
-"""Losses of models of several sizes, trained for several times with the defaults of `ss_train`: the points of a scaling curve (see the page on scaling).
+"""Losses of models of several sizes, trained for several times in the default form of `ss_train`: the points of a scaling curve (see the page on what learns best).
 
     python benchmarks/scaling_points.py ../shared/corpus/pdb --output outputs/scaling
     python benchmarks/scaling_points.py ../shared/corpus/pdb --output outputs/scaling --collect benchmarks/results/scaling.jsonl

@@ -1,4 +1,4 @@
-"""Into which structure code does a small language model read a sequence best? The same model on Kanzi tokens and on two traces, in equal core-minutes, judged by coordinates.
+"""Into which structure code does a small language model read a sequence best? The same model on Kanzi tokens and on those of a trace, in equal core-minutes, judged by coordinates.
 
     python benchmarks/which_code.py ../shared/corpus/pdb --output outputs/codes --minutes 12 --seeds 0 1
     python benchmarks/which_code.py ../shared/corpus/pdb --output outputs/codes --collect benchmarks/results/codes.jsonl

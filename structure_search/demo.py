@@ -41,7 +41,7 @@ def _figure(lines, base, kinds, shown):
     for g,(title,guess,true) in zip(bottom.subgridspec(1, 3), shown): superposition_figure(guess, true, title, fig.add_subplot(g))
     return fig
 
-# %% ../nbs/19_demo.ipynb #1660451b
+# %% ../nbs/19_demo.ipynb #1ed5e05c
 def report(
     folder:Path, # of the demo; the trained model is in folder/'model'
     rows, # `ProteinRows` of the database
@@ -63,9 +63,9 @@ def report(
     kinds, guesses = compare(predictor, pairs, known, progress=True)
     said, losses = 'read_nats' if 'read_nats' in right else 'nats', []       # what the predictions were made by
     says = verdict(right[said], wrong[said], *([r['rmsd'] for r in kinds[k]] for k in ('prediction','wrong sequence','floor (random tokens)')))
-    for way,k,reference in (('read off the sequence', 'read_nats', 'unigram entropy'), ('given the true tokens before', 'nats', 'bigram entropy')):
-        if k in right: losses += [[way, right[k]], [f"{way}, another protein's sequence", wrong[k]]]
-        losses.append([f'{reference} (to compare with)', base[reference]])
+    for way,k,name in (('read off the sequence', 'read_nats', 'unigram entropy'), ('given the true tokens before', 'nats', 'bigram entropy')):
+        if k in right: losses += [[way, right[k]], [f"{way}, another protein's sequence", wrong[k]], [f'{name}, to compare with', base[name]]]
+    losses.append(['<EOS> (apart)', right['eos_nats']])
     text = '\n\n'.join([f'{about} Held out: {len(pairs)} proteins of other clusters. Training took {seconds/60:.1f} minutes.', format_table(['held-out loss, nats a token', ''], losses), format_table(HEADER, table_rows(kinds)), says])
     order = sorted(range(len(pairs)), key=lambda i: kinds['prediction'][i]['rmsd'])
     picks = [('best', order[0]), ('median', order[len(order)//2]), ('worst', order[-1])]

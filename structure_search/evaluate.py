@@ -59,7 +59,7 @@ def with_wrong_sequences(
     def sequence(i): return ''.join(np.resize([*pairs[other[i]][0].aa], len(pairs[i][0])))
     return [(type(p)(**{**p.__dict__, 'aa':sequence(i)}), x) for i,(p,x) in enumerate(pairs)]
 
-# %% ../nbs/10_evaluate.ipynb #de64153f
+# %% ../nbs/10_evaluate.ipynb #6883fcac
 def _compare(p, x, guess)->dict:
     "One prediction against the truth"
     valid = guess is not None and len(guess.tokens)==len(x) and (guess.ca is None or bool(np.isfinite(guess.ca).all()))
@@ -77,7 +77,7 @@ def free_running(
     seed:int=0, # of samples and decoding
     progress:bool=False, # show a bar
     **how, # method, samples, temperature of the prediction
-)->tuple[list[dict],list]: # per protein: key, name, residues, valid, accuracy, nats (of the true tokens, by the probabilities of the n structure tokens from which each was predicted), rmsd (angstrom), tm, lddt and confidence (Kanzi and trace; NaN if failed); and the predictions
+)->tuple[list[dict],list]: # per protein: key, name, residues, valid, accuracy, nats (of the true tokens, by the probabilities of the n structure tokens from which each was predicted), rmsd (angstrom), tm, lddt (Kanzi and trace; NaN if failed), confidence (of those that have not failed); and the predictions
     "Predict from the sequence alone and compare with the truth"
     rows, guesses = [], []
     for i in tqdm(range(0, len(pairs), 128), desc='predicting', unit=' x 128 proteins', disable=not progress or len(pairs)<=128):

@@ -28,7 +28,7 @@ def _widths(config)->tuple[int,int]: # of all queries, and of all keys
     h = getattr(config, 'head_dim', None) or config.hidden_size//config.num_attention_heads
     return h*config.num_attention_heads, h*config.num_key_value_heads
 
-# %% ../nbs/08b_plan.ipynb #01f9abc6
+# %% ../nbs/08b_plan.ipynb #328e39d4
 def step_flop(
     config, # of transformers
     lengths:np.ndarray, # residues of each protein of a batch, (P,)
@@ -47,11 +47,11 @@ def flop_per_token(
     lengths:np.ndarray, # residues of each protein, (N,)
     read_first:float=0.0, # share of the steps in which a model that does both only reads
 )->float: # FLOP
-    "Operations of training per token of a whole row (`row_tokens`), on the average over all steps"
+    "Operations of training per token that the model reads, on the average over all steps"
     n, objective = _histogram(lengths), form_of(config)['objective']
     L = np.arange(len(n))
     share = {objective:1-read_first, 'read':read_first} if objective=='both' and read_first else {objective:1}
-    return sum(x*step_flop(config, L, n, o) for o,x in share.items())/float((row_tokens(L, objective)*n).sum())
+    return sum(x*step_flop(config, L, n, o) for o,x in share.items())/float(sum(x*(row_tokens(L, o)*n).sum() for o,x in share.items()))
 
 def _histogram(lengths:np.ndarray, block:int=1<<22)->np.ndarray: # int64 (longest+1,)
     "Proteins of each length; in blocks, for 67 million of them"
@@ -161,7 +161,7 @@ def disk_bytes(
     n = sum(parameters(config).values())
     return dict(checkpoint=12*n, peak=kept*12*n+4*n)
 
-# %% ../nbs/08b_plan.ipynb #19249664
+# %% ../nbs/08b_plan.ipynb #5935843d
 GPU, MEMORY, SHARES = 'NVIDIA H100 80GB HBM3', 80e9, (0.3, 0.5, 0.6)       # where there is no GPU to ask; shares of the peak
 
 @dataclass
@@ -188,8 +188,9 @@ class Plan:
 
     @property
     def tokens(self)->float: # that the model reads
-        "Tokens of the whole run"
-        return self.epoch.tokens*self.steps/max(1, self.epoch.steps)
+        "Tokens of the whole run; of a step that only reads, those of the sequence"
+        e = self.epoch
+        return ((1-self.read_first)*e.tokens+self.read_first*(e.residues+2*e.proteins))*self.steps/max(1, e.steps)
     def tokens_per_second(self, share:float)->float|None:
         "Of all GPUs, at a share of their peak; with checkpointing, a quarter of it goes into the second forward pass. None: the peak isn't known"
         peak = peak_flops(self.gpu)
@@ -199,7 +200,7 @@ class Plan:
         rate = self.tokens_per_second(share)
         return rate and self.tokens/rate/86400
 
-# %% ../nbs/08b_plan.ipynb #717bf078
+# %% ../nbs/08b_plan.ipynb #d54c280c
 def make_plan(
     config, # of transformers
     lengths:np.ndarray, # residues of each training protein, (N,)
@@ -223,7 +224,7 @@ def make_plan(
     epoch = packing(lengths, rows*accumulation*processes, max_length, seed, block, objective=form_of(config)['objective'])
     steps = min(epoch.steps*epochs, max_steps if max_steps>0 else epoch.steps*epochs)
     return Plan(parameters(config), config.vocab_size, epoch, rows, accumulation, processes, max_length, epochs, steps, flop_per_token(config, lengths, read_first),
-                memory_parts(config, rows, checkpointing=checkpointing, **how), checkpointing, largest, gpu or GPU, memory, engine, disk_bytes(config), read_first)
+                memory_parts(config, rows, checkpointing=checkpointing, **how), checkpointing, largest, gpu or GPU, memory, engine, disk_bytes(config), read_first if form_of(config)['objective']=='both' else 0.0)
 
 # %% ../nbs/08b_plan.ipynb #aabdb027
 def plan_text(

@@ -36,8 +36,8 @@ def smoothed(
     ok, ones = np.isfinite(y), np.ones(max(1, min(n, len(y))))
     return np.where(ok, np.convolve(np.where(ok, y, 0), ones, 'same')/np.maximum(np.convolve(ok, ones, 'same'), 1), np.nan)
 
-# %% ../nbs/18b_plot_run.ipynb #f05c25e6
-PANELS = [('loss','val_loss','read_loss','val_read_loss','val_loss_wrong_sequence','unigram_nats','bigram_nats'), ('learning_rate',), ('grad_norm',), ('tokens_per_second','residues_per_second'), ('useful','mfu'), ('rmsd_median','rmsd_mean'), ('val_accuracy','val_read_accuracy','sample_token_accuracy')]
+# %% ../nbs/18b_plot_run.ipynb #302c21e1
+PANELS = [('loss','val_loss','read_loss','val_read_loss','val_loss_wrong_sequence','val_read_loss_wrong_sequence','unigram_nats','bigram_nats'), ('learning_rate',), ('grad_norm',), ('tokens_per_second','residues_per_second'), ('useful','mfu'), ('rmsd_median','rmsd_mean'), ('val_accuracy','val_read_accuracy','sample_token_accuracy')]
 
 def panels(
     runs:dict[str,list[dict]], # label -> rows

@@ -161,7 +161,7 @@ class Predictor:
     ):
         self.model, self.vocab, self.tokenizer, self.positions, self.max_protein_length = model, vocab, tokenizer, positions, max_protein_length
 
-# %% ../nbs/09_predict.ipynb #9585413a
+# %% ../nbs/09_predict.ipynb #9d72128d
 @patch(cls_method=True)
 def from_pretrained(cls:Predictor,
     folder:str|Path='3di', # output folder of a training, or the name of an embedded model
@@ -170,7 +170,7 @@ def from_pretrained(cls:Predictor,
     flash:bool=True, # use flash-attn where it is installed
 )->Predictor:
     "Load a trained model; raises FileNotFoundError or ValueError with the mend"
-    folder = MODELS.get(str(folder), folder)
+    folder = folder if Path(folder).is_dir() else MODELS.get(str(folder), folder)
     model, vocab, about = load_model(folder, flash)
     device, tokenizer = device or ('cuda' if torch.cuda.is_available() else 'cpu'), None
     if vocab.alphabet!='3di':

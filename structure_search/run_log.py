@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 log = logging.getLogger('structure_search')
 
-# %% ../nbs/10b_run_log.ipynb #f54ed914
+# %% ../nbs/10b_run_log.ipynb #ffb80734
 FIGURES = { # name -> unit, meaning
     'loss':('nats a structure token', 'training loss, mean over all tokens since the last line'),
     'eos_nats':('nats a protein', 'training loss of <EOS>, which the loss above leaves out'),
@@ -23,7 +23,7 @@ FIGURES = { # name -> unit, meaning
     'learning_rate':('', 'of the step'), 'grad_norm':('', 'norm of the gradient of the step, before clipping'),
     'tokens_per_second':('tokens/s', 'all tokens that belong to proteins, of all processes'), 'residues_per_second':('residues/s', 'structure tokens, one a residue'),
     'useful':('share', 'of the computed tokens, those that belong to a protein'), 'mfu':('share', "of the devices' peak FLOP/s, what the model's own operations use"),
-    'tokens_seen':('tokens', 'of proteins, since the run began'), 'epoch':('', 'how often each protein was seen'),
+    'tokens_seen':('tokens', 'of proteins, since the run began'), 'residues_seen':('residues', 'whose structure tokens were asked for, since the run began'), 'epoch':('', 'how often each residue was'),
     'seconds':('s', 'of training since the run began, without evaluations and checkpoints'),
     'cpu_seconds':('s', 'that the first process kept processors busy with it, all its threads together'),
     'memory_gb':('GB', 'most memory that the first GPU has held'),
@@ -32,7 +32,7 @@ FIGURES = { # name -> unit, meaning
     'val_loss':('nats a structure token', 'loss of held-out proteins, all earlier tokens being true'),
     'val_eos_nats':('nats a protein', 'the same of <EOS>'), 'val_accuracy':('share', 'of their tokens that are right, all earlier ones being true'),
     'val_read_loss':('nats a structure token', 'loss of held-out tokens read off their residues, none of them being known'), 'val_read_accuracy':('share', 'of them that are right'),
-    'val_loss_wrong_sequence':('nats a structure token', "loss of held-out structures after another protein's sequence"),
+    'val_loss_wrong_sequence':('nats a structure token', "loss of held-out structures after another protein's sequence"), 'val_read_loss_wrong_sequence':('nats a structure token', "loss of held-out tokens read off another protein's sequence"),
     'unigram_nats':('nats a structure token', 'cross-entropy of the held-out tokens under the frequencies of training tokens: a baseline'), 'bigram_nats':('nats a structure token', 'the same, given the token before'),
     'rmsd_median':('Å', 'of predicted held-out structures'), 'rmsd_mean':('Å', 'the same'), 'rmsd_std':('Å', 'the same'),
     'sample_n':('proteins', 'predicted, none of their tokens being known'), 'sample_failed':('proteins', 'of them without a structure'),
@@ -83,7 +83,7 @@ class Watch:
         return 'stop', says+'The run stops: go on from the last checkpoint with --resume and a lower --learning-rate'+('' if what=='skip' else f', or with --on-{"spike" if finite else "nan"} skip')
     def state(self)->dict: return dict(self.s)       # JSON, for the checkpoint
 
-# %% ../nbs/10b_run_log.ipynb #b853939f
+# %% ../nbs/10b_run_log.ipynb #55492cdc
 class Meter:
     "Sums between two lines of the log, and the time that they took"
     SUMS = 'nats','residues','eos_nats','proteins','read_nats','reads','tokens','computed','flop','time'
@@ -93,7 +93,7 @@ class Meter:
         clock=time.perf_counter, # seconds
         cpu=time.process_time, # seconds that this process kept processors busy
     ):
-        self.peak, self.clock, self.cpu, self.s = peak, clock, cpu, dict.fromkeys((*self.SUMS, 'tokens_seen', 'seconds', 'cpu_seconds'), 0)|(state or {})
+        self.peak, self.clock, self.cpu, self.s = peak, clock, cpu, dict.fromkeys((*self.SUMS, 'tokens_seen', 'residues_seen', 'seconds', 'cpu_seconds'), 0)|(state or {})
         self.began, self.busy = clock(), cpu()        # None: it stands still
     def _tick(self):
         if self.began is None: return
@@ -103,7 +103,7 @@ class Meter:
     def add(self, **sums:float):
         "Count a step of all processes: `nats` (sum) of its `residues` structure tokens, `eos_nats` of its `proteins`, `read_nats` of its `reads`, all their `tokens`, `computed` tokens (those with filling), `flop` of the model forward and backward"
         for k,v in sums.items(): self.s[k] += v
-        self.s['tokens_seen'] += sums.get('tokens', 0)
+        self.s['tokens_seen'] += sums.get('tokens', 0); self.s['residues_seen'] += max(sums.get('residues', 0), sums.get('reads', 0))      # a model that does both asks twice for each
     @contextmanager
     def pause(self):
         "Time in here doesn't count; it may be nested"
@@ -117,7 +117,7 @@ class Meter:
         parts = dict(loss=('nats','residues'), eos_nats=('eos_nats','proteins'), read_loss=('read_nats','reads'), tokens_per_second=('tokens','time'), residues_per_second=('residues','time'), useful=('tokens','computed'))
         out = {k:s[a]/s[b] for k,(a,b) in parts.items() if s[b] and (b!='time' or s[a])}
         if s['flop'] and s['time'] and self.peak: out['mfu'] = s['flop']/s['time']/self.peak
-        return out|dict(tokens_seen=s['tokens_seen'], seconds=s['seconds'], cpu_seconds=s['cpu_seconds'])
+        return out|{k:s[k] for k in ('tokens_seen','residues_seen','seconds','cpu_seconds')}
     def state(self)->dict: self._tick(); return dict(self.s)       # JSON, for the checkpoint
 
 # %% ../nbs/10b_run_log.ipynb #0af6282b

@@ -82,7 +82,7 @@ def _larger(trial:_Trial, first:dict, until:float, bar)->tuple[list[dict],str]:
             torch.cuda.empty_cache()
             return done, f'{size} rows do not fit'
 
-# %% ../nbs/11c_smoke.ipynb #7d6c269e
+# %% ../nbs/11c_smoke.ipynb #ee4bd82b
 def _other_work(trial:_Trial, folder:Path, evaluations:dict, about:dict)->dict:
     "Seconds of each evaluation and of a checkpoint, and the checkpoint's size"
     acc, out = trial.acc, dict(evaluations={})
@@ -108,7 +108,7 @@ def whole_run(
 )->dict: # 'steps', 'days', and the shares of it that evaluations and checkpoints take
     "Time of the whole run from the times of its parts"
     steps = epoch_steps*settings.num_epochs if settings.max_steps<0 else min(settings.max_steps, epoch_steps*settings.num_epochs)
-    train = steps*report['step']*(1-settings.read_first/2)                # a step that only reads has half the tokens
+    train = steps*report['step']*(1-settings.read_first/2*(settings.objective=='both'))       # a step that only reads has half the tokens
     tests = sum(s*(1+(steps//intervals[k] if intervals[k] else 0)) for k,s in report['evaluations'].items())
     saves = (train/60/settings.save_minutes if settings.save_minutes else 0)+(steps/settings.save_interval if settings.save_interval else 0)+1
     total = train+tests+saves*report['checkpoint']

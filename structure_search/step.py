@@ -19,10 +19,10 @@ from .plan import step_flop
 
 log = logging.getLogger('structure_search')
 
-# %% ../nbs/10e_step.ipynb #4c10a72c
+# %% ../nbs/10e_step.ipynb #83d4f54f
 @dataclass
 class Settings:
-    "How to train; the defaults are those of the commands"
+    "How to train; the defaults are those of the commands, but for the objective and what is read first, which they choose by alphabet"
     output_dir:str  # where everything goes
     batch_size:int=4  # rows of `max_length` tokens per GPU and micro-batch
     gradient_accumulation_steps:int=4  # micro-batches of a step

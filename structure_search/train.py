@@ -129,7 +129,7 @@ def _kanzi_tokens(name:str|None, db, tokenizer, checkpoint:str, say):
     say(f'{path}: tokens of {len(tokens):,} proteins')
     return tokens
 
-# %% ../nbs/12_train.ipynb #fffdb307
+# %% ../nbs/12_train.ipynb #bd8750c4
 def _validation(acc, rows, val, train, positions:str, n:int, say):
     "An evaluation: nats of held-out proteins, beside those with a wrong sequence; the baselines are said at once"
     import torch
@@ -146,7 +146,7 @@ def _validation(acc, rows, val, train, positions:str, n:int, say):
         s = score(model, pairs)
         names = dict(val_loss='nats', val_accuracy='accuracy', val_eos_nats='eos_nats', val_read_loss='read_nats', val_read_accuracy='read_accuracy')
         out = {k:s[v] for k,v in names.items() if v in s}
-        if len(pairs)>1: wrong = score(model, with_wrong_sequences(pairs)); out['val_loss_wrong_sequence'] = wrong.get('nats', wrong.get('read_nats'))
+        if len(pairs)>1: wrong = score(model, with_wrong_sequences(pairs)); out |= {f'{k}_wrong_sequence':wrong[names[k]] for k in ('val_loss','val_read_loss') if k in out}
         return out|base, {}
     return validate
 
@@ -165,7 +165,7 @@ def _prediction(acc, rows, val, settings, n:int):
         return {f'sample_{k}' if not k.startswith('rmsd') else k:v for k,v in summary(scores).items()}, media
     return predict
 
-# %% ../nbs/12_train.ipynb #2ee12585
+# %% ../nbs/12_train.ipynb #c9ef3bba
 def _settings(args, acc, config, say):
     "Settings of a run from its flags; whether activations are kept is decided here"
     from structure_search.step import Settings
@@ -186,8 +186,9 @@ def _form(args, alphabet:str)->dict:
     folder, own = Path(args.model_name), None
     try: own = json.loads((folder/'config.json').read_text()).get('translator') if (folder/'config.json').is_file() else None
     except (ValueError, AttributeError): pass                   # what is wrong with the file is said where the model is made
-    ours = own is not None or (folder/'vocab.json').is_file()   # the first of ours had no forms
+    ours = own is not None or (folder/'translator.json').is_file()      # the first of ours had no forms
     form = (form_of(argparse.Namespace(translator=own)) if ours else NEW_FORMS[alphabet])|{k:v for k in FORM if (v := getattr(args, k)) is not None}
+    if args.read_first and form['objective']!='both': raise ValueError(f'--read-first {args.read_first:g} is for models that read and write: --objective both (it is {form["objective"]})')
     if args.read_first is None: args.read_first = 0.5 if form['objective']=='both' and not args.pretrained else 0.0
     vars(args).update(form)
     return form

@@ -244,28 +244,29 @@ def _lost(e:RuntimeError)->bool:
     "Is it about another process that doesn't answer?"
     return isinstance(e, torch.distributed.DistError) or any(w in str(e) for w in ('Connection closed by peer', 'Connection reset by peer', 'Broken pipe', 'gloo', 'NCCL', 'Timed out waiting'))
 
-# %% ../nbs/11_training.ipynb #59569fc8
+# %% ../nbs/11_training.ipynb #7e39b35b
 class _Run:
     "The loop and its surroundings"
     def __init__(self, settings, acc, model, opt, rows, train, plan, total, about, same, evaluations, progress, stop, extra):
         self.settings, self.acc, self.model, self.opt, self.rows, self.selection, self.plan, self.total, self.about, self.same, self.evaluations, self.stop, self.extra = settings, acc, model, opt, rows, train, plan, total, about, same, evaluations, stop, extra
         self.folder, self.step, self.place, self.saved, self.loss = Path(settings.output_dir), progress['step'], tuple(progress['place']), progress['step'] or None, math.nan
         self.skipped, self.before = progress.get('skipped', 0), progress.get('total')
+        self.switch = progress.get('switch', round(settings.read_first*total))              # the first step that isn't only read; a longer run doesn't go back to reading
         peak = peak_flops(torch.cuda.get_device_name()) if acc.device.type=='cuda' else None
         self.meter, self.watch = Meter(peak and peak*acc.num_processes, progress['meter']), Watch(settings.on_spike, settings.on_nan, state=progress['watch'])
-        self.epoch = int(row_tokens(train.lengths, settings.objective).sum())
+        self.epoch = int(train.lengths.sum())
         self.versions = versions()
         config = asdict(settings)|about|dict(engine=engine(acc), versions=self.versions)
         self.log = RunLog(self.folder, config, settings.tracker, self.step or None) if acc.is_main_process else None
         self.bar, self.last_save = tqdm(total=total, initial=self.step, unit='step', desc='training', disable=not acc.is_main_process), time.monotonic()
         self.fixed = {o:fixed_shape(replace(settings, objective=o), train.lengths) for o in OBJECTIVES} if acc.device.type=='cuda' or settings.compile=='on' else {}
 
-# %% ../nbs/11_training.ipynb #18074da1
+# %% ../nbs/11_training.ipynb #544d8830
 @patch
 def packed(self:_Run, keys, epoch:int, step:int)->dict:
     "Proteins as one micro-batch; what is hidden of each one's history depends on it, the seed and the epoch alone"
     s, rows = self.settings, self.rows(keys)
-    objective = 'read' if s.objective=='both' and step<round(s.read_first*self.total) else s.objective
+    objective = 'read' if s.objective=='both' and step<self.switch else s.objective
     return pack(rows, self.rows.vocab, s.positions, objective=objective, hidden=hide_history(rows, s.history_dropout, (s.seed, epoch)), **self.fixed.get(objective, {}))
 
 @patch
@@ -286,13 +287,13 @@ def over(self:_Run)->bool:
 @patch
 def last(self:_Run)->str: return 'no checkpoint is written yet' if self.saved is None else f'the last checkpoint is that of step {self.saved}'
 
-# %% ../nbs/11_training.ipynb #91aa7c4e
+# %% ../nbs/11_training.ipynb #d96c1871
 @patch
 def train(self:_Run):
     "Steps to the end, or to a signal"
-    s, switch = self.settings, round(self.settings.read_first*self.total)
+    s = self.settings
     for place,batches,skipped in prefetch(self.read()):
-        if self.step==switch: self.watch = Watch(s.on_spike, s.on_nan, state=dict(skipped=self.watch.state()['skipped']))      # another loss begins
+        if self.step==self.switch: self.watch = Watch(s.on_spike, s.on_nan, state=dict(skipped=self.watch.state()['skipped']))      # another loss begins
         rate = learning_rate(self.step, self.total, s.learning_rate, s.warmup_ratio)
         due = s.save_minutes>0 and time.monotonic()-self.last_save>60*s.save_minutes
         here = dict(skipped=skipped, interrupt=int(self.stop.interrupt), terminate=int(self.stop.terminate), save=int(due and self.acc.is_main_process))
@@ -305,7 +306,7 @@ def train(self:_Run):
         self.evaluate(self.due())
         if ends: return
 
-# %% ../nbs/11_training.ipynb #bc1319a0
+# %% ../nbs/11_training.ipynb #0631e082
 @patch
 def judge(self:_Run, loss:float, norm:float|None)->str:
     "What is to be done with a step, and a word about it"
@@ -323,7 +324,7 @@ def after(self:_Run, out:dict, rate:float):
     self.skipped += out['skipped']
     if out['verdict']=='ok': self.meter.add(**{k:out[k] for k in ('nats','residues','eos_nats','proteins','read_nats','reads','tokens','computed','flop')})
     if self.step%s.log_interval and not self.over(): return
-    figures = self.meter.figures()|dict(learning_rate=rate, grad_norm=out['grad_norm'], epoch=self.meter.state()['tokens_seen']/self.epoch, skipped=self.skipped, skipped_steps=self.watch.state()['skipped'])
+    figures = self.meter.figures()|dict(learning_rate=rate, grad_norm=out['grad_norm'], epoch=self.meter.state()['residues_seen']/self.epoch, skipped=self.skipped, skipped_steps=self.watch.state()['skipped'])
     if self.acc.device.type=='cuda': figures['memory_gb'] = torch.cuda.max_memory_allocated()/1e9
     self.loss = figures.get('loss', figures.get('read_loss', math.nan))
     if self.log:
@@ -332,7 +333,7 @@ def after(self:_Run, out:dict, rate:float):
         mfu = f'  MFU {100*figures["mfu"]:.0f} %' if 'mfu' in figures else ''
         self.bar.write(f'step {self.step:,}/{self.total:,}  loss {self.loss:.4f} nats/token  gradient {out["grad_norm"] or math.nan:.2f}  learning rate {rate:.2e}  {figures.get("tokens_per_second", 0):,.0f} tokens/s ({100*figures.get("useful", 0):.0f} % useful){mfu}')
 
-# %% ../nbs/11_training.ipynb #6979b044
+# %% ../nbs/11_training.ipynb #490fcc64
 @patch
 def due(self:_Run)->list[str]:
     "Evaluations that this step should have"
@@ -364,7 +365,7 @@ def evaluate(self:_Run, names:list[str]):
 def save(self:_Run):
     "Write a checkpoint"
     with self.meter.pause():
-        progress = dict(step=self.step, place=self.place, total=self.total, skipped=self.skipped, meter=self.meter.state(), watch=self.watch.state(), same=self.same, settings=asdict(self.settings), engine=engine(self.acc), versions=self.versions)
+        progress = dict(step=self.step, place=self.place, total=self.total, switch=self.switch, skipped=self.skipped, meter=self.meter.state(), watch=self.watch.state(), same=self.same, settings=asdict(self.settings), engine=engine(self.acc), versions=self.versions)
         save_state(self.acc, self.model, self.opt, self.folder, progress, self.rows.vocab, dict(positions=self.settings.positions)|self.about)
         self.saved, self.last_save = self.step, time.monotonic()
 

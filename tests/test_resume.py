@@ -222,6 +222,14 @@ def test_a_plain_language_model_goes_on(db, tmp_path, monkeypatch):
     assert train.main([*flags, '--output-dir', str(tmp_path/'two'), '--resume'])==0
     same_run(tmp_path/'one', tmp_path/'two')
 
+def test_a_longer_run_does_not_go_back_to_reading(db, tmp_path):
+    "Three steps of ten are only read; the same run of twenty reads no more than these, and counts what it has seen"
+    flags = ['--db-path', str(db), '--output-dir', str(tmp_path/'o'), *FLAGS, '--log-interval', '1']
+    assert train.main([*flags, '--max-steps', '10'])==0 and train.main([*flags, '--max-steps', '20', '--resume'])==0
+    steps = [r for r in figures(tmp_path/'o') if 'learning_rate' in r]
+    assert [r['step'] for r in steps]==[*range(1, 21)] and [r['step'] for r in steps if 'loss' not in r]==[1, 2, 3]
+    assert all('read_loss' in r for r in steps) and steps[-1]['epoch']==pytest.approx(20/10*steps[9]['epoch'], rel=0.2)
+
 def test_told_to_end_in_an_evaluation(db, tmp_path, monkeypatch):
     "With a checkpoint of this step there is nothing to wait for: the evaluations that are left are made up for by the run that goes on"
     from structure_search import evaluate

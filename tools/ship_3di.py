@@ -45,11 +45,11 @@ Judged by `tools/ship_3di.py` on {proteins} held-out chains of {clusters} other 
 
 **Use**: letters to search a Foldseek database with, of single protein chains. Probabilities are those of the model; they have not been calibrated. Longer chains than those of the training bring a warning.
 
-**Limits**: a small model of few proteins, far below what alignments or large language models reach. It knows chains of the PDB, soluble ones for the most part.
+**Limits**: the same held-out clusters served to choose its form, learning rate and order of training (of models half as large; 300 chains), so its figures may be a little too good. A small model of few proteins, far below what alignments or large language models reach. It knows chains of the PDB, soluble ones for the most part.
 """
 
 def row(name:str, figures:dict)->str:
-    accuracy = '-' if np.isnan(figures['accuracy']) else f'{figures["accuracy"]:.3f}'
+    accuracy = '-' if figures['accuracy'] is None else f'{figures["accuracy"]:.3f}'
     if 'accuracy_interval' in figures: accuracy += ' ({:.3f} to {:.3f})'.format(*figures['accuracy_interval'])
     return f'| {name} | {accuracy} | {figures["nats"]:.3f} |'
 
@@ -64,14 +64,15 @@ def main():
     rows, keys = ProteinRows(db, predictor.vocab), val.keys if a.proteins is None else val.some(a.proteins).keys
     known, held = rows.proteins(train.keys), rows.proteins(keys)
     groups = read_clusters(clusters, db.keys)[np.searchsorted(db.keys, [p.key for p,_ in held])]
-    judged = a.model/f'judged_{len(held)}.json'                # the longest part, done once
-    if not judged.exists(): judged.write_text(json.dumps(compare_letters(predictor, held, known, progress=True, samples=a.samples, groups=groups)))
+    judged = a.model/f'judged_{len(held)}_{a.samples}.json'                # the longest part, done once
+    if not judged.exists() or judged.stat().st_mtime<(a.model/'model.safetensors').stat().st_mtime: judged.write_text(json.dumps(compare_letters(predictor, held, known, progress=True, samples=a.samples, groups=groups)))
     table = json.loads(judged.read_text())
     if a.encoder:
         e = Predictor.from_pretrained(a.encoder)
         found = free_running(e, held, progress=True)[0]
         s = summary(found)
         table['encoder of the same shape and time'] = dict(accuracy=s['token_accuracy'], nats=s['nats'], accuracy_interval=bootstrap_interval([r['accuracy'] for r in found], [r['residues'] for r in found], groups))
+    for figures in table.values(): figures['accuracy'] = None if np.isnan(figures['accuracy']) else figures['accuracy']      # NaN is no JSON
     lines = '\n'.join(['| | accuracy | nats a letter |', '|---|---|---|', *(row(k, v) for k,v in table.items())])
     print(lines)
     last = [r for r in run if 'cpu_seconds' in r][-1]
