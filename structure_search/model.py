@@ -104,10 +104,10 @@ def code_rows(
         rows = rows+torch.randn(n, width)[digit]/2+(2*digit/(n-1)-1)[:,None]*torch.randn(width)
     return std*(rows/rows.std()+0.1*torch.randn(rows.shape))
 
-# %% ../nbs/08_model.ipynb #8f46bf41
+# %% ../nbs/08_model.ipynb #18384083
 FORM = dict(objective='write', sequence_attention='causal', residue_echo=False)        # of models whose folder doesn't say otherwise
 NEW_FORMS = {'3di':dict(objective='both', sequence_attention='bidirectional', residue_echo=True)}       # what the training commands make: what learnt best (20_what_learns_best)
-NEW_FORMS |= {'trace':NEW_FORMS['3di'], 'kanzi':NEW_FORMS['3di']|dict(objective='write')}
+NEW_FORMS |= {'trace':NEW_FORMS['3di'], 'kanzi':FORM}
 
 def form_of(
     config, # of a model

@@ -30,7 +30,7 @@ def number(
         return value
     return parse
 
-# %% ../nbs/12_train.ipynb #7d184b78
+# %% ../nbs/12_train.ipynb #585564e0
 def _adder(p, title:str, about:str):
     "Function that adds a flag to a group of the help, with the type of its default"
     group = p.add_argument_group(title, about)
@@ -54,8 +54,8 @@ def _model_flags(p):
     flag('--vocab', 'minimal', "tokens: 'minimal', or 'extended': those of the base model too", choices=('minimal','extended'))
     flag('--positions', 'aligned', "of tokens: 'aligned' gives structure token i the position of residue i", choices=('aligned','sequential'))
     flag('--objective', None, "what is asked: 'write' structure tokens one after the other, 'read' each off its residue (an encoder, no language model), or 'both'; default: as a model of ours in --model-name has it, else write for Kanzi tokens and both for others", choices=('write','read','both'))
-    flag('--sequence-attention', None, "'bidirectional': residues read each other both ways; 'causal': each reads those before it; default: as a model of ours has it, else bidirectional", choices=('causal','bidirectional'))
-    flag('--residue-echo', None, 'add the embedding of residue i to the input where structure token i is asked for; default: as a model of ours has it, else yes', action=argparse.BooleanOptionalAction)
+    flag('--sequence-attention', None, "'bidirectional': residues read each other both ways; 'causal': each reads those before it; default: as a model of ours has it, else causal for Kanzi tokens and bidirectional for others", choices=('causal','bidirectional'))
+    flag('--residue-echo', None, 'add the embedding of residue i to the input where structure token i is asked for; default: as a model of ours has it, else not for Kanzi tokens and yes for others', action=argparse.BooleanOptionalAction)
     flag('--history-dropout', 0.0, 'share of the proteins, 0 to 1, from whose earlier structure tokens a random share is hidden in training', type=number(float, 0, 1))
     flag('--read-first', None, "with --objective both: share of the steps, at the beginning, in which structure tokens are only read, not written; such a step costs half; default: 0.5, and 0 with --pretrained", type=number(float, 0, 1))
     flag('--pretrained', False, 'start from the weights of --model-name, not from random ones', action='store_true')
