@@ -122,7 +122,9 @@ def collected(folder:Path)->dict:
     "All that is to be kept of a run: what it was, its figures on held-out proteins, and its curve"
     lines = [r for r in map(json.loads, open(folder/'metrics.jsonl')) if 'cpu_seconds' in r]
     curve = {k:[round(r[k], 4) for r in lines if k in r] for k in ('step','tokens_seen','cpu_seconds','loss','read_loss','learning_rate')}
-    return json.loads((folder/'experiment.json').read_text())|{k:round(v, 5) if isinstance(v, float) else v for k,v in json.loads((folder/'held_out.json').read_text()).items()}|dict(curve={k:v for k,v in curve.items() if v})
+    experiment = json.loads((folder/'experiment.json').read_text())
+    experiment['options'] = {k:v for k,v in experiment['options'].items() if '/' not in v}           # no paths
+    return experiment|{k:round(v, 5) if isinstance(v, float) else v for k,v in json.loads((folder/'held_out.json').read_text()).items()}|dict(curve={k:v for k,v in curve.items() if v})
 
 def collect(output:Path, file:str):
     "All runs that are done, a line each"
