@@ -8,7 +8,7 @@ import argparse, json, shutil
 from pathlib import Path
 import numpy as np, torch
 from structure_search.dataset import ProteinRows, read_clusters, select
-from structure_search.evaluate import compare_letters, free_running, summary, teacher_forced
+from structure_search.evaluate import compare_letters, free_running, summary
 from structure_search.foldseek_db import PairedFoldseekDB
 from structure_search.model import form_words
 from structure_search.predict import MODELS, Predictor
@@ -53,11 +53,21 @@ def row(name:str, figures:dict)->str:
     if 'accuracy_interval' in figures: accuracy += ' ({:.3f} to {:.3f})'.format(*figures['accuracy_interval'])
     return f'| {name} | {accuracy} | {figures["nats"]:.3f} |'
 
+def last(folder:Path)->dict: return [r for r in map(json.loads, open(folder/'metrics.jsonl')) if 'cpu_seconds' in r][-1]
+
+def beside_encoder(predictor, folder:Path, held:list, groups)->dict[str,dict]:
+    "The encoder's figures, and how far the model is above it, protein by protein"
+    mine, other = (free_running(p, held, progress=True, method='read')[0] for p in (predictor, Predictor.from_pretrained(folder)))
+    (ours, n), (theirs, _) = (([r['accuracy'] for r in rows], [r['residues'] for r in rows]) for rows in (mine, other))
+    s, d = summary(other), np.subtract(ours, theirs)
+    return {f'encoder of the same shape, {last(folder)["cpu_seconds"]/60:.0f} core-minutes':dict(accuracy=s['token_accuracy'], nats=s['nats'], accuracy_interval=bootstrap_interval(theirs, n, groups)),
+            'read, minus encoder':dict(accuracy=float(np.average(d, weights=n)), nats=summary(mine)['nats']-s['nats'], accuracy_interval=bootstrap_interval(d, n, groups))}
+
 def main():
     a = parse()
     torch.set_num_threads(1)
     db, clusters = PairedFoldseekDB(a.database), f'{a.database}.clusters.tsv'
-    predictor, run = Predictor.from_pretrained(a.model), [json.loads(l) for l in open(a.model/'metrics.jsonl')]
+    predictor = Predictor.from_pretrained(a.model)
     longest, out = predictor.max_protein_length, MODELS['3di']
     train, val, words = select(db, '3di', clusters, a.val_fraction, longest)
     print(words)
@@ -67,16 +77,12 @@ def main():
     judged = a.model/f'judged_{len(held)}_{a.samples}.json'                # the longest part, done once
     if not judged.exists() or judged.stat().st_mtime<(a.model/'model.safetensors').stat().st_mtime: judged.write_text(json.dumps(compare_letters(predictor, held, known, progress=True, samples=a.samples, groups=groups)))
     table = json.loads(judged.read_text())
-    if a.encoder:
-        e = Predictor.from_pretrained(a.encoder)
-        found = free_running(e, held, progress=True)[0]
-        s = summary(found)
-        table['encoder of the same shape and time'] = dict(accuracy=s['token_accuracy'], nats=s['nats'], accuracy_interval=bootstrap_interval([r['accuracy'] for r in found], [r['residues'] for r in found], groups))
+    if a.encoder: table |= beside_encoder(predictor, a.encoder, held, groups)
     for figures in table.values(): figures['accuracy'] = None if np.isnan(figures['accuracy']) else figures['accuracy']      # NaN is no JSON
     lines = '\n'.join(['| | accuracy | nats a letter |', '|---|---|---|', *(row(k, v) for k,v in table.items())])
     print(lines)
-    last = [r for r in run if 'cpu_seconds' in r][-1]
-    card = dict(parameters=sum(x.numel() for x in predictor.model.parameters())/1e6, form=form_words(predictor.model.config.translator), training=f'{len(train):,}', longest=longest, minutes=last['seconds']/60, core_minutes=last['cpu_seconds']/60, proteins=len(held), clusters=len(set(groups.tolist())))
+    took = last(a.model)
+    card = dict(parameters=sum(x.numel() for x in predictor.model.parameters())/1e6, form=form_words(predictor.model.config.translator), training=f'{len(train):,}', longest=longest, minutes=took['seconds']/60, core_minutes=took['cpu_seconds']/60, proteins=len(held), clusters=len(set(groups.tolist())))
     out.mkdir(parents=True, exist_ok=True)
     for name in ('config.json', 'model.safetensors', 'vocab.json'): shutil.copyfile(a.model/name, out/name)
     about = json.loads((a.model/'translator.json').read_text())|dict(card=card|dict(command=a.command, figures=table))
