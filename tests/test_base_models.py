@@ -32,6 +32,8 @@ def test_pretrained_weights_are_kept(base):
     assert torch.equal(old.model.layers[1].mlp.up_proj.weight, new.model.layers[1].mlp.up_proj.weight)
     small = build_model(str(base), minimal_vocab('3di'), pretrained=True)         # other tokens: new embeddings, the same layers
     assert small.get_input_embeddings().weight.shape[0]==48 and torch.equal(old.model.layers[1].mlp.up_proj.weight, small.model.layers[1].mlp.up_proj.weight)
+    pad = minimal_vocab('3di').PAD                                                # stands for letters that are hidden: it begins as nothing
+    assert not small.get_input_embeddings().weight[pad].any() and small.get_input_embeddings().weight[pad+1].any()
     fresh = build_model(str(base), vocab)                                         # the shape alone
     assert not torch.equal(old.model.layers[1].mlp.up_proj.weight, fresh.model.layers[1].mlp.up_proj.weight)
 
