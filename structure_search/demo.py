@@ -102,12 +102,12 @@ def demo(
     train, val, _ = select(db, 'kanzi', clusters, 0.1, max_protein_length)
     return report(folder, ProteinRows(db, minimal_vocab('kanzi', tok.n_codes), tok), train, val, seconds, f'A model of the preset "nano" saw {len(train):,} proteins {epochs} times.')
 
-# %% ../nbs/19_demo.ipynb #aa5b904e
+# %% ../nbs/19_demo.ipynb #6e7fa13c
 def main(argv=None)->int:
     "Entry point of `ss_demo`; returns the exit code"
     p = argparse.ArgumentParser(prog='ss_demo', description='Train on the embedded proteins, predict held-out ones, and show how good that is.', formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument('--output-dir', default='demo_output', help='folder for the model, figure and page')
-    p.add_argument('--epochs', type=int, default=12, help='times that each protein is seen; each costs about 12 seconds on two cores')
+    p.add_argument('--epochs', type=int, default=12, help='times that each protein is seen; each costs about 16 seconds on two cores')
     p.add_argument('--max-protein-length', type=int, default=256, help='residues; fewer for a quicker look')
     a = p.parse_args(argv)
     from structure_search.train import command
