@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 log = logging.getLogger('structure_search')
 
-# %% ../nbs/10b_run_log.ipynb #ffb80734
+# %% ../nbs/10b_run_log.ipynb #f6dd5b0b
 FIGURES = { # name -> unit, meaning
     'loss':('nats a structure token', 'training loss, mean over all tokens since the last line'),
     'eos_nats':('nats a protein', 'training loss of <EOS>, which the loss above leaves out'),
@@ -23,7 +23,7 @@ FIGURES = { # name -> unit, meaning
     'learning_rate':('', 'of the step'), 'grad_norm':('', 'norm of the gradient of the step, before clipping'),
     'tokens_per_second':('tokens/s', 'all tokens that belong to proteins, of all processes'), 'residues_per_second':('residues/s', 'structure tokens, one a residue'),
     'useful':('share', 'of the computed tokens, those that belong to a protein'), 'mfu':('share', "of the devices' peak FLOP/s, what the model's own operations use"),
-    'tokens_seen':('tokens', 'of proteins, since the run began'), 'residues_seen':('residues', 'whose structure tokens were asked for, since the run began'), 'epoch':('', 'how often each residue was'),
+    'tokens_seen':('tokens', 'of proteins, since the run began'), 'residues_seen':('residues', 'whose structure tokens were asked for, since the run began'), 'epoch':('', 'how often each of them was asked for'),
     'seconds':('s', 'of training since the run began, without evaluations and checkpoints'),
     'cpu_seconds':('s', 'that the first process kept processors busy with it, all its threads together'),
     'memory_gb':('GB', 'most memory that the first GPU has held'),
