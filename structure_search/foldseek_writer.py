@@ -22,16 +22,19 @@ class FoldseekDBWriter:
         shard:int=0, # which of the shards this one writes; `join_shards` makes a database of them
         shards:int=1, # how many there are; 1 is the whole database
         truncate:bool=False, # as in `encode_ca`
+        resumable:bool=False, # keep what is written, in a hidden folder, when an error or a kill ends the work
+        mark:dict|None=None, # of `FoldseekDBWriter.mark`: go on from there
     ):
-        self.path, self.shard, self.shards, self.truncate = Path(path), shard, shards, truncate
+        self.path, self.shard, self.shards, self.truncate, self.resumable, self.from_mark = Path(path), shard, shards, truncate, resumable, mark
         if not 0<=shard<shards: raise ValueError(f'{path}: there is no shard {shard} of {shards}')
         self.n, self.n_sources, self.by_file, self.has = 0, 0, False, None
 
     def __enter__(self):
         if self.path.is_dir() or (self.path.exists() and not os.path.lexists(f'{self.path}.index')): raise ValueError(f'{self.path} is there, and no database: it is not replaced. The name of a database has no ending, such as mine/mine')
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.tmp = Path(tempfile.mkdtemp(prefix=f'.{self.path.name}.', dir=self.path.parent))
         self.files, self.sizes, self.written = {}, {}, mmap.mmap(-1, 1<<29)     # a bit for each possible key; what is never touched takes no memory
+        if self.resumable: self.tmp = self._go_back()
+        else: self.tmp = Path(tempfile.mkdtemp(prefix=f'.{self.path.name}.', dir=self.path.parent))
         return self
 
     def _file(self, name:str):
@@ -79,6 +82,30 @@ def name(self:FoldseekDBWriter,
     self._file('origins').write((self.n_sources-1).to_bytes(4, 'little'))
     self.n += 1
 
+# %% ../nbs/00d_foldseek_writer.ipynb #ad75bc0a
+@patch
+def mark(self:FoldseekDBWriter)->dict: # JSON
+    "Where the writing stands, safe on disk"
+    for f in self.files.values(): f.flush(); os.fsync(f.fileno())
+    return dict(files={name:f.tell() for name,f in self.files.items()}, n=self.n, n_sources=self.n_sources, by_file=self.by_file, has=self.has)
+
+@patch
+def _go_back(self:FoldseekDBWriter)->Path: # folder of the unfinished work
+    "Begin a resumable database, or cut its files back to a mark; raises ValueError where they are shorter than that"
+    tmp, mark = self.path.with_name(f'.{self.path.name}.unfinished'), self.from_mark or dict(files={})
+    if self.from_mark is None: shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir(exist_ok=True)
+    for f in tmp.iterdir():
+        if f.name not in mark['files']: f.unlink()
+    for name,size in mark['files'].items():
+        if not (tmp/name).exists() or (tmp/name).stat().st_size<size: raise ValueError(f'{tmp/name} is shorter than when it was left: the unfinished database cannot be gone on with; begin anew')
+        self.files[name] = open(tmp/name, 'r+b')
+        self.files[name].truncate(size); self.files[name].seek(size)
+        if name.startswith('data'): self.sizes[name[4:]] = size
+    for key in np.fromfile(tmp/'rows.lookup', _ROW)['key'].tolist() if 'rows.lookup' in mark['files'] else (): self.written[key>>3] |= 1<<(key&7)
+    if self.from_mark: self.n, self.n_sources, self.by_file, self.has = mark['n'], mark['n_sources'], mark['by_file'], mark['has'] and tuple(mark['has'])
+    return tmp
+
 # %% ../nbs/00d_foldseek_writer.ipynb #f22159e8
 @patch
 def write(self:FoldseekDBWriter,
@@ -102,17 +129,19 @@ def _shard_folder(path:Path, shard:int, shards:int)->Path: return path.with_name
 
 @patch
 def __exit__(self:FoldseekDBWriter, kind, value, trace):
-    "Finish the shard, and the database if it is the only one; after an error leave nothing behind"
+    "Finish the shard, and the database if it is the only one; after an error leave nothing behind, but for a resumable one"
     for f in self.files.values(): f.close()
     self.written.close()
     try:
         if kind is not None: return
+        self.resumable = False
         if not self.n and self.shards==1: raise ValueError(f'{self.path}: no protein was written; an empty database helps nobody')
         done = _shard_folder(self.path, self.shard, self.shards)
         if done.exists(): shutil.rmtree(done)
         os.replace(self.tmp, done)
         if self.shards==1: join_shards(self.path, 1)
-    finally: shutil.rmtree(self.tmp, ignore_errors=True)
+    finally:
+        if not self.resumable: shutil.rmtree(self.tmp, ignore_errors=True)
 
 # %% ../nbs/00d_foldseek_writer.ipynb #97228d67
 def _slices(n:int, size:int=1<<18): return (slice(i, i+size) for i in range(0, n, size))

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['log', 'PRESETS', 'TINYLLAMA', 'FORM', 'NEW_FORMS', 'shape_of', 'preset_config', 'count_parameters', 'resolve',
            'make_vocab', 'code_rows', 'form_of', 'form_words', 'with_form', 'packed_logits', 'model_config',
-           'build_model', 'save_model', 'load_model']
+           'build_model', 'write_about', 'save_model', 'load_model']
 
 # %% ../nbs/08_model.ipynb #9c7b9d91
-import json, logging, math, re
+import json, logging, math, os, re
 from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from .attention import BY_MASK, attention_inputs, choose_kernel, register
 from .batches import OBJECTIVES
+from .card import card_text
 from .vocab import Vocab, extended_vocab, minimal_vocab
 
 log = logging.getLogger('structure_search')
@@ -199,12 +200,36 @@ def build_model(
             for layer in (model.get_input_embeddings(), model.get_output_embeddings()): layer.weight[vocab.first:vocab.first+vocab.n_structure] = code_rows(levels, layer.weight.shape[1], model.config.initializer_range)
     return with_form(model, form)
 
+# %% ../nbs/08_model.ipynb #ab7f6fba
+def write_about(
+    folder:str|Path, # of a model
+    model, # of transformers
+    vocab:Vocab,
+    about:dict, # as in `save_model`
+):
+    "Write `translator.json` and the card, each whole or not at all"
+    folder, words = Path(folder), form_words(form_of(model.config))
+    texts = {'translator.json':json.dumps(about, indent=1)+'\n', 'README.md':card_text(about, vocab.alphabet, sum(getattr(p, 'ds_numel', p.numel()) for p in model.parameters()), words)}
+    for name,text in texts.items():
+        part = folder/f'.{name}.part'
+        part.write_text(text, encoding='utf-8')
+        os.replace(part, folder/name)
+
+def _checked(about, folder:Path)->dict:
+    "What `translator.json` says, if it makes sense"
+    if not isinstance(about, dict): raise ValueError(f'{folder}/translator.json: this is no list of facts about a model')
+    kinds = dict(positions=str, max_protein_length=int, kanzi=str, kanzi_identity=str, pose=str, data=dict, measured=dict, calibration=dict)
+    for k,kind in kinds.items():
+        if about.get(k) is not None and not isinstance(about[k], kind): raise ValueError(f'{folder}/translator.json: {k} is {about[k]!r}, which makes no sense')
+    if about.get('positions', 'aligned') not in ('aligned','sequential'): raise ValueError(f'{folder}/translator.json: positions {about["positions"]!r} are neither aligned nor sequential')
+    return about
+
 # %% ../nbs/08_model.ipynb #a30db315
 def save_model(
     folder:str|Path,
     model, # of transformers
     vocab:Vocab,
-    about:dict, # 'positions', and for Kanzi 'kanzi' (name or path) and 'kanzi_identity' (SHA-256)
+    about:dict, # 'positions'; for Kanzi and trace 'kanzi' (name or path) and 'kanzi_identity' (SHA-256); 'data', 'measured', 'calibration' as in the card
     state_dict:dict|None=None, # weights, where they have been gathered from several GPUs
 ):
     "Write a model folder"
@@ -213,7 +238,7 @@ def save_model(
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder, state_dict=state_dict)
     vocab.save(folder)
-    (folder/'translator.json').write_text(json.dumps(about, indent=1))
+    write_about(folder, model, vocab, about)
 
 def load_model(
     folder:str|Path, # written by `save_model`
@@ -226,7 +251,7 @@ def load_model(
     register()
     folder, vocab = Path(folder), Vocab.load(folder)
     try:
-        about = json.loads((folder/'translator.json').read_text())
+        about = _checked(json.loads((folder/'translator.json').read_text()), folder)
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, attn_implementation=f'packed-{choose_kernel(flash)}', dtype=torch.float32)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e: raise ValueError(f'{folder}: not a complete model folder ({str(e).splitlines()[0]})') from None
     try: with_form(model)

@@ -6,7 +6,7 @@
 __all__ = ['log', 'Help', 'number', 'make_parser', 'tokenizer_flags', 'run', 'command', 'main']
 
 # %% ../nbs/12_train.ipynb #d8c09737
-import argparse, json, logging, sys
+import argparse, json, logging, shlex, sys
 from pathlib import Path
 
 log = logging.getLogger('structure_search')
@@ -215,6 +215,7 @@ def run(
     about:dict|None=None, # what the model folder is to record
 )->dict: # as of `fit`, or of `smoke`; the plan
     "Select, build, train; or plan, or try"
+    from structure_search.card import data_identity
     from structure_search.dataset import ProteinRows, select
     from structure_search.engines import make_accelerator
     from structure_search.foldseek_db import PairedFoldseekDB
@@ -234,7 +235,8 @@ def run(
     settings = _settings(args, acc, model.config, say)
     evaluations = dict(validation=(args.eval_interval, _validation(acc, rows, val, train, args.positions, args.eval_samples, say)), prediction=(args.rmsd_eval_interval, _prediction(acc, rows, val, settings, args.rmsd_eval_samples)))
     say(f'{args.model_name}: {sum(p.numel() for p in model.parameters())/1e6:,.1f} million parameters, {vocab.size:,} tokens, attention by {model.config._attn_implementation.removeprefix("packed-")}; {form_words(form)}')
-    about = dict(max_protein_length=args.max_protein_length, model_name=args.model_name)|(about or {})
+    longest = min(args.max_protein_length, (args.max_length-4)//2)
+    about = dict(max_protein_length=longest, model_name=args.model_name, data=data_identity(db, train, args.clusters, args.val_fraction, longest))|(dict(command=args.command_line) if 'command_line' in args else {})|(about or {})
     if args.smoke:
         from structure_search.smoke import smoke
         return smoke(settings, model, rows, train, evaluations, about, args.smoke, say)
@@ -260,6 +262,7 @@ def command(
 def main(argv=None)->int:
     "Entry point of `ss_train`; returns the exit code"
     args = make_parser('ss_train', 'Train a language model that translates residues into 3Di letters.', 'outputs/structure_predictor').parse_args(argv)
+    args.command_line = shlex.join(['ss_train', *(sys.argv[1:] if argv is None else map(str, argv))])
     return command('ss_train', lambda: run(args, '3di'))
 
 # %% ../nbs/12_train.ipynb #0d136319

@@ -6,7 +6,7 @@
 __all__ = ['main']
 
 # %% ../nbs/13_train_kanzi.ipynb #a690d47d
-import sys
+import shlex, sys
 from .train import command, make_parser, number, run, tokenizer_flags
 
 # %% ../nbs/13_train_kanzi.ipynb #adb927c3
@@ -26,6 +26,7 @@ def main(argv=None)->int:
     p.add_argument('--kanzi-tokens', help="tokens made by ss_tokenize_kanzi, their name without ending; default: that of the database with _kanzi, if it is there; 'none': encode on the fly")
     p.add_argument('--digit-loss', default=0.0, type=number(float, 0, 100), help="weight of a second loss, of the codes' digits")
     args = p.parse_args(argv)
+    args.command_line = shlex.join(['ss_train_kanzi', *(sys.argv[1:] if argv is None else map(str, argv))])
     return command('ss_train_kanzi', lambda: _train(args))
 
 # %% ../nbs/13_train_kanzi.ipynb #ebd72d50

@@ -72,7 +72,7 @@ def load_state(
         raise CheckpointError(f'{path} cannot be loaded into this model: {(str(e) or type(e).__name__).splitlines()[0]}') from None
 
 # %% ../nbs/11_training.ipynb #41085fd5
-OF_A_RUN = 'samples', 'wandb', 'tensorboard', 'smoke.*', 'config.json', 'generation_config.json', 'vocab.json', 'translator.json', 'model*.safetensors*', 'metrics.jsonl', 'checkpoints'      # last what tells that there was one
+OF_A_RUN = 'samples', 'wandb', 'tensorboard', 'smoke.*', 'config.json', 'README.md', 'generation_config.json', 'vocab.json', 'translator.json', 'model*.safetensors*', 'metrics.jsonl', 'checkpoints'      # last what tells that there was one
 
 def set_aside(
     folder:Path, # of a run
