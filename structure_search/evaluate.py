@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEADER', 'teacher_forced', 'with_wrong_sequences', 'free_running', 'summary', 'save_examples', 'compare',
-           'table_rows', 'format_table', 'compare_letters']
+           'table_rows', 'format_table']
 
 # %% ../nbs/10_evaluate.ipynb #313f932e
 from pathlib import Path
@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from .batches import pack
 from .dataset import log
 from .kanzi_tokenizer import length_groups
-from .metrics import bigram_entropy, lddt, rmsd, summarize_rmsd, superpose, tm_score, token_accuracy
+from .metrics import lddt, rmsds, summarize_rmsd, superpose, tm_score, token_accuracy
 from .model import form_of, packed_logits
 from .predict import Predictor, default_method
 from .references import bootstrap_interval, reference_table
@@ -69,7 +69,7 @@ def _compare(p, x, guess)->dict:
     def score(f):
         try: return f(guess.ca, p.ca)
         except ValueError: return np.nan       # as lDDT of a chain that has no two residues near each other
-    return row|dict(rmsd=rmsd(guess.ca, p.ca), tm=score(tm_score), lddt=score(lddt), confidence=float(guess.confidence.mean()))
+    return row|dict(tm=score(tm_score), lddt=score(lddt), confidence=float(guess.confidence.mean()))
 
 def free_running(
     predictor:Predictor,
@@ -83,7 +83,11 @@ def free_running(
     for i in tqdm(range(0, len(pairs), 128), desc='predicting', unit=' x 128 proteins', disable=not progress or len(pairs)<=128):
         some = pairs[i:i+128]
         guesses += predictor([p.aa for p,_ in some], seed=seed, progress=progress and len(pairs)<=128, whole=True, **how)
-        rows += [_compare(p, x, g) for (p,x),g in zip(some, guesses[i:])]
+        new = [_compare(p, x, g) for (p,x),g in zip(some, guesses[i:])]
+        coordinates = [(g.ca, p.ca, r) for (p,_),g,r in zip(some, guesses[i:], new) if 'confidence' in r]
+        if coordinates:
+            for (*_,r),x in zip(coordinates, rmsds(*zip(*(c[:2] for c in coordinates)))): r['rmsd'] = float(x)
+        rows += new
         for g in guesses[i:]: g.probabilities = None           # a thousand numbers a residue, for Kanzi
     return rows, guesses
 
@@ -137,8 +141,10 @@ def compare(
     share = np.bincount(np.concatenate(train_tokens), minlength=predictor.vocab.n_structure)
     rows, guesses = free_running(predictor, pairs, seed, progress, **how)
     null = free_running(predictor, with_wrong_sequences(pairs), seed, progress, **how)[0]
-    def decoded(tokens): return [dict(key=p.key, name=p.name, residues=len(p), valid=True, accuracy=token_accuracy(t, x), rmsd=rmsd(y, p.ca), tm=tm_score(y, p.ca), lddt=lddt(y, p.ca))
-                                 for (p,x),t,y in zip(pairs, tokens, tok.decode(tokens, seed=seed))]
+    def decoded(tokens):
+        made = tok.decode(tokens, seed=seed)
+        return [dict(key=p.key, name=p.name, residues=len(p), valid=True, accuracy=token_accuracy(t, x), rmsd=float(r), tm=tm_score(y, p.ca), lddt=lddt(y, p.ca))
+                for (p,x),t,y,r in zip(pairs, tokens, made, rmsds(made, [p.ca for p,_ in pairs]))]
     random = [rng.choice(len(share), len(x), p=share/share.sum()) for _,x in pairs]
     return {'ceiling (tokenizer)':decoded([x for _,x in pairs]), 'prediction':rows, 'wrong sequence':null, 'floor (random tokens)':decoded(random)}, guesses
 
@@ -159,28 +165,3 @@ def format_table(
     cells = [[*map(str, header)], *[[f'{x:.3f}' if isinstance(x, float) else str(x) for x in row] for row in rows]]
     widths = [max(map(len, col)) for col in zip(*cells)]
     return '\n'.join('  '.join(c.ljust(w) if i==0 else c.rjust(w) for i,(c,w) in enumerate(zip(row, widths))) for row in cells)
-
-# %% ../nbs/10_evaluate.ipynb #373033d4
-def compare_letters(
-    predictor:Predictor, # of any model
-    pairs:list, # held-out (Protein, numbers) each, two at least
-    known:list, # training (Protein, numbers) each, for the references
-    progress:bool=False, # show bars
-    samples:int=0, # of a consensus, which takes so many times as long as writing; 0: none
-    groups=None, # cluster of each of `pairs`, int (N,), for the intervals; None: each by itself
-)->dict[str,dict]: # kind -> accuracy and nats of a structure token, and accuracy_interval (95 %, by `bootstrap_interval`) where it is from the sequence alone
-    "A model beside the references, free-running and teacher-forced apart"
-    p, out = predictor, {f'reference: {k}':{x:r[x] for x in ('accuracy','nats','accuracy_interval')} for k,r in reference_table(known, pairs, predictor.vocab.n_structure, groups, progress=progress).items()}
-    ways = dict(read=dict(method='read')) if default_method(p.model)=='read' else {}
-    if form_of(p.model.config)['objective']!='read': ways |= dict(written=dict(method='write'))|(dict(consensus=dict(method='consensus', samples=samples)) if samples else {})
-    null = with_wrong_sequences(pairs)
-    for name,how in ways.items():
-        for wrong,some in (('', pairs), (', wrong sequence', null)):
-            found = free_running(p, some, progress=progress, **how)[0]
-            s, values = summary(found), ([r[k] for r in found] for k in ('accuracy','residues'))
-            out[f'free-running: {name}{wrong}'] = dict(accuracy=s['token_accuracy'], nats=s['nats'], accuracy_interval=bootstrap_interval(*values, groups))
-    if 'written' in ways:
-        tokens, right = [[x for _,x in some] for some in (known, pairs)]
-        out['reference: bigram (true letter before)'] = dict(accuracy=np.nan, nats=bigram_entropy(tokens, right, p.vocab.n_structure))
-        for wrong,some in (('', pairs), (', wrong sequence', null)): out[f'teacher-forced{wrong}'] = {k:v for k,v in teacher_forced(p.model, p.vocab, some, p.positions).items() if k in ('accuracy','nats')}
-    return out

@@ -15,13 +15,13 @@ from .foldseek_format import name_of
 from .vocab import _RESIDUE_OF
 
 # %% ../nbs/01c_fasta.ipynb #1280a5f3
-LONGEST = 1_000_000     # letters of a record that is read; the longest protein known, titin, has about 35,000
+LONGEST = 1_000_000     # letters of a record that is read; the longest proteins known have some 45,000
 HEADER = 100_000        # bytes of a header that are kept
 
 @dataclass
 class Record:
     "One record of a FASTA file"
-    number:int  # of the record in its file, from 1
+    number:int  # of the record in its file, from 1; 0 for text before the first
     name:str  # first word of the header, as Foldseek has it; `record_N` where there is none
     header:str  # the whole line without `>`
     sequence:str  # residues, upper case, (L,); empty for a bad record
@@ -31,6 +31,7 @@ class Record:
 _RESIDUE_BYTES = bytes(i for i in range(256) if _RESIDUE_OF[i]>=0)
 _UPPER = bytes(range(256)).upper()      # of ASCII alone
 _BLANKS = b' \t\v\f'
+_REASONS = dict.fromkeys('-.', ': an aligned sequence must be ungapped first')|{'>':': a line end is missing before it'}
 
 def _wrong(
     letters:bytes, # upper case, without blanks, (L,)
@@ -41,7 +42,7 @@ def _wrong(
     i = letters.index(others[0])
     letter = letters[i:i+4].decode('utf-8', 'replace')[0]       # all before it are one byte each, so i counts residues
     shown = repr(letter) if letter.isascii() else f'byte 0x{letters[i]:02x}' if letter=='\ufffd' else f'{letter!r} (U+{ord(letter):04X})'
-    return f'{shown} at position {i+1} is not a residue' + (': an aligned sequence must be ungapped first' if letter in '-.' else '')
+    return f'{shown} at position {i+1} is not a residue{_REASONS.get(letter, "")}'
 
 # %% ../nbs/01c_fasta.ipynb #2a46a0ed
 BLOCK = 1<<18   # bytes at a time

@@ -159,7 +159,7 @@ def write(self:Outputs, key:int, record:Record, p:Prediction, remark:str=''):
         if kind not in self.formats: continue
         (self.folder/f'{kind}{where}').mkdir(exist_ok=True)
         put(self.folder/f'{kind}{where}'/f'{stem}.{end}', ca, aa, None if sure is None else 100*sure)
-    if self.db is not None: self.db.write(Protein(key, record.name, record.header or record.name, aa, letters, ca))
+    if self.db is not None: self.db.write(Protein(key, record.name, record.header or record.name, aa.replace('*', 'X'), letters, ca))
     if '3di' in self.formats: self.files['3di.fasta'].write(f'>{record.header or record.name}\n{letters}\n')
     if '3di.confidence.fasta' in self.files: self.files['3di.confidence.fasta'].write(f'>{record.header or record.name}\n{"".join(str(min(int(10*c), 9)) for c in p.confidence)}\n')
     self._line('predictions.tsv', record.number, key, record.name, len(p), f'{sure.mean():.3f}' if sure is not None else '', remark)

@@ -154,7 +154,7 @@ class Prediction:
     def __len__(self): return len(self.sequence)
     def __repr__(self): return f'Prediction({len(self)} residues, {"3Di" if self.ca is None else "C-alpha"}, mean {TARGETS.get(self.calibrated, "token probability, not calibrated")} {self.confidence.mean():.2f})'
 
-MODELS = {'3di':Path(str(files('structure_search')/'assets'/'model_3di'))}      # embedded ones
+MODELS = {name:Path(str(files('structure_search')/'assets'/f'model_{name}')) for name in ('3di','trace')}      # embedded ones
 
 class Predictor:
     "Predicts the structure of sequences"

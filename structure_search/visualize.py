@@ -209,6 +209,12 @@ def _image(caption, image):
     image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
     return f'<figure>{image}<figcaption>{caption}</figcaption></figure>'
 
+def _paragraphs(text): return '\n'.join(f'<p>{html.escape(p)}</p>' for p in text.split('\n\n') if p.strip())
+
+def _section(heading, text, parts):
+    "A heading, paragraphs, tables (three items) and images (two)"
+    return '\n'.join([f'<h2>{html.escape(heading)}</h2>', _paragraphs(text), *((_table if len(p)==3 else _image)(*p) for p in parts)])
+
 # %% ../nbs/03_visualize.ipynb #9205581f
 def _viewers(examples):
     "A grid of viewers, as HTML, and the scripts that fill it"
@@ -241,13 +247,14 @@ def superposition_page(
     intro:str='', # Plain text; an empty line starts a paragraph
     tables:list=(), # (caption, header, rows) each
     images:list=(), # (caption, figure or PNG bytes) each
+    sections:list=(), # (heading, plain text, parts) each, after those and before the structures; a part is a table or an image
 ) -> Path: # Where it was written
     "Write one HTML file with text, tables, pictures and superposed structures that turn, and that needs no network; at most 12 examples"
     if len(examples) > 12:
         raise ValueError(f'{len(examples)} examples: browsers run about 16 viewers on one page, so give at most 12')
     grid, scripts = _viewers(examples) if examples else ('', [])
-    parts = [f'<h1>{html.escape(title)}</h1>', *(f'<p>{html.escape(p)}</p>' for p in intro.split('\n\n') if p.strip()),
-             *(_table(*t) for t in tables), *(_image(*i) for i in images), grid, *(f'<script>{x}</script>' for x in scripts)]
+    parts = [f'<h1>{html.escape(title)}</h1>', _paragraphs(intro),
+             *(_table(*t) for t in tables), *(_image(*i) for i in images), *(_section(*s) for s in sections), grid, *(f'<script>{x}</script>' for x in scripts)]
     csp, path = _policy(scripts), Path(path)
     path.write_text('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
                     f'<meta http-equiv="Content-Security-Policy" content="{csp}">\n'

@@ -54,7 +54,8 @@ def test_as_a_plain_reader(data, block, size):
             for r,e in zip(found, expected):
                 if e[4]: assert f' at position {e[4]} is not a residue' in r.bad
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(derandomize=True, deadline=None, max_examples=400)
+@example(b'>a\r>b\n>c\n\r>d >e\n >f', 4).via('all line ends, and marks within lines')
 @given(texts, st.sampled_from([4, 5, 16, 1<<18]))
 def test_count_is_the_last_number(tmp_path_factory, data, block):
     assume(not data.startswith((*fasta._NO_FASTA, b'\x1f\x8b')))
@@ -138,8 +139,10 @@ def test_limit_of_length():
 
 # --- files as a whole
 
-@pytest.mark.parametrize('data,words', [(b'', 'an empty file'), (BOM, 'an empty file'), (gzip.compress(b''), 'an empty file'), (b'MKTAY\n', "no line begins with '>'"), (b'\n\n', "no line begins with '>'"), (b';a\nMK', "no line begins with '>'"),
-    (b'\xff\xfe>\0a\0\n\0', 'UTF-16'), (b'PK\3\4rest\n>a\nMK', 'zip archive'), (b'(\xb5/\xfdrest\n>a\nMK', 'zstd'), (b'\xfd7zXZ\0rest', 'xz'), (b'BZh91AY&SYrest', 'bzip2'), (gzip.compress(gzip.compress(b'>a\nMK')), 'gzipped twice')])
+@pytest.mark.parametrize('data,words', [(b'', 'an empty file'), (BOM, 'an empty file'), (gzip.compress(b''), 'an empty file'),
+    (b'MKTAY\n', "no line begins with '>'"), (b'\n\n', "no line begins with '>'"), (b';a\nMK', "no line begins with '>'"),
+    (b'\xff\xfe>\0a\0\n\0', 'UTF-16'), (b'PK\3\4rest\n>a\nMK', 'zip archive'),
+    (b'(\xb5/\xfdrest\n>a\nMK', 'zstd'), (b'\xfd7zXZ\0rest', 'xz'), (b'BZh91AY&SYrest', 'bzip2'), (gzip.compress(gzip.compress(b'>a\nMK')), 'gzipped twice')])
 @pytest.mark.parametrize('form', ['path', 'object'])
 def test_no_fasta_file(tmp_path, data, words, form):
     path = tmp_path/'some.fasta'
@@ -235,7 +238,7 @@ def test_a_pipe_is_read_as_it_fills():
     "A record is given when the next begins, not when a block is full"
     r, w = os.pipe()
     with open(r, 'rb') as f:
-        os.write(w, b'>a\nMK\n>b\n')
+        os.write(w, b'>first\nMK\n>b\n')
         records = read_fasta(f)
         assert next(records).sequence=='MK'
         os.write(w, b'TL'); os.close(w)
@@ -244,26 +247,27 @@ def test_a_pipe_is_read_as_it_fills():
 # --- memory and imports
 
 class Endless(io.RawIOBase):
-    def __init__(self, before, block, times, after): self.blocks = chain([before], repeat(block, times), [after])
+    "A million and more bytes of the same between two lines"
+    def __init__(self, before, part): self.blocks = chain([before], repeat(part*(10_000//len(part)), 200), [b'\n>last\nMK'])
     def read(self, n=-1): return next(self.blocks, b'')
 
-@pytest.mark.parametrize('before,part,word', [(b'>a\n', b'M', 'letters, over the limit'), (b'>a\n', b'M\n', 'letters, over the limit'), (b'>a\n', b'7', 'letters, over the limit'), (b'>a\n', b'\0', 'letters, over the limit'), (b'>', b'x', 'no sequence'),
-    (b'>a\n', b' ', 'no sequence'), (b'>a\n', b'\n', 'no sequence'), (b'>a\n;', b'x', 'no sequence'), (b'>a\n', b';\n', 'no sequence'), (b'', b'text\n', 'letters before the first')])
-def test_memory_is_bounded(before, part, word):
-    block = part*(60_000//len(part))
+def measured(f, **kw):
+    "Records, and the most memory that was held at a time, bytes"
     tracemalloc.start()
-    first, last = read_fasta(Endless(before, block, 600, b'\n>last\nMK'))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert word in first.bad and last.sequence=='MK' and peak<6_000_000
+    try: return [*read_fasta(f, **kw)], tracemalloc.get_traced_memory()[1]
+    finally: tracemalloc.stop()
+
+@pytest.mark.parametrize('before,part,word', [('>a\n', 'M', 'letters, over the limit'), ('>a\n', 'M\n', 'letters, over the limit'), ('>a\n', '7', 'letters, over the limit'),
+    ('>a\n', '\0', 'letters, over the limit'), ('>', 'x', 'no sequence'),
+    ('>a\n', ' ', 'no sequence'), ('>a\n', '\n', 'no sequence'), ('>a\n;', 'x', 'no sequence'), ('>a\n', ';\n', 'no sequence'), ('a title\n', 'text\n', 'letters before the first')])
+def test_memory_is_bounded(before, part, word):
+    (first, last), peak = measured(Endless(before.encode(), part.encode()), longest=10_000)
+    assert word in first.bad and last.sequence=='MK' and peak<1_000_000
 
 def test_memory_is_bounded_unpacked():
-    data = gzip.compress(b'>a\n'+b'M'*100_000_000+b'\n>last\nMK', 1)
-    tracemalloc.start()
-    first, last = read(data)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert first.bad=='100,000,000 letters, over the limit of 1,000,000' and last.sequence=='MK' and peak<6_000_000
+    data = gzip.compress(b'>a\n'+b'M'*50_000_000+b'\n>last\nMK', 1)
+    (first, last), peak = measured(io.BytesIO(data))
+    assert first.bad=='50,000,000 letters, over the limit of 1,000,000' and last.sequence=='MK' and peak<6_000_000
 
 def test_needs_no_torch():
     subprocess.run([sys.executable, '-c', "import sys; sys.modules['torch'] = None; import structure_search.fasta"], check=True, timeout=60)
