@@ -125,7 +125,7 @@ def run(a:argparse.Namespace):
     if a.write:
         curve = {v.figures['how']:v.calibration.to_json()} if v.calibration else {}
         kept = {k:x for k,x in about.items() if k not in ('measured','calibration')}
-        write_about(a.model, predictor.model, predictor.vocab, kept|dict(measured=noted|{k:x for k,x in v.figures.items() if k in ('how','proteins','residues','clusters','tokens','structures')}, calibration=about.get('calibration', {})|curve))
+        write_about(a.model, predictor.model, predictor.vocab, kept|dict(measured=noted|{k:x for k,x in v.figures.items() if k in ('how','proteins','residues','clusters','tokens','structures','by_identity')}, calibration=about.get('calibration', {})|curve))
         print(f'{a.model}/README.md and translator.json now hold these figures'+(' and the calibration' if curve else ''))
 
 def _write(a, v, pairs, groups, noted:dict, words:str):

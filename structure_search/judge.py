@@ -107,7 +107,7 @@ def digit_accuracy(
     return out
 
 # %% ../nbs/10f_judge.ipynb #5ca39a55
-BY_LENGTH = 0, 100, 200, 300, 400, 700, np.inf
+BY_LENGTH = 1, 101, 201, 301, 401, 701, np.inf
 BY_IDENTITY = 0, 0.2, 0.3, 0.4, 0.6, 0.9, np.inf
 
 def by_part(

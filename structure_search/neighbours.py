@@ -138,7 +138,7 @@ def candidates(self:_Known,
 def nearest(
     queries:list[str], # residues, (L,) each; other letters and lower case are read as everywhere
     known:list[str], # residues, (M,) each
-    candidates:int=8, # known sequences that are aligned with each query
+    candidates:int=8, # known sequences that are aligned with each query; more miss less and take longer
     progress:bool=False, # show a bar
 )->list[Neighbour]: # one a query
     "The known sequence with the highest local alignment score, for each query; raises ValueError for no known sequences, empty ones, and what is no residue"
@@ -173,23 +173,34 @@ def copy_tokens(
     out[neighbour.query] = tokens[neighbour.known]
     return out
 
-# %% ../nbs/09c_neighbours.ipynb #ca960512
+# %% ../nbs/09c_neighbours.ipynb #dbb84484
+def _helix(end:np.ndarray, way:np.ndarray, n:int)->np.ndarray: # (n,3)
+    "C-alphas of an ideal alpha helix that goes on from `end`: 1.5 angstrom and 100 degrees a residue, radius 2.3 angstrom"
+    u = np.cross(way, [0,0,1] if abs(way[2])<0.9 else [1,0,0]); u /= np.linalg.norm(u)
+    k = np.arange(1, n+1)[:,None]
+    turn = np.radians(100)*k
+    return end+1.5*k*way+2.3*((np.cos(turn)-1)*u+np.sin(turn)*np.cross(way, u))
+
 def copy_coordinates(
     neighbour:Neighbour, # of the query
     ca:np.ndarray, # C-alpha coordinates of the neighbour, (M,3), angstrom
     L:int, # residues of the query
 )->np.ndarray: # C-alpha coordinates of the query, float64 (L,3), angstrom
-    "A neighbour's C-alphas, carried over to the query, with straight lines for what isn't aligned; raises ValueError for coordinates of another protein or not finite"
+    "A neighbour's C-alphas, carried over to the query; raises ValueError for coordinates of another protein or not finite"
     ca = np.asarray(ca, np.float64)
     if ca.ndim!=2 or ca.shape[1]!=3: raise ValueError(f'expected C-alpha coordinates (M,3), got shape {ca.shape}')
     _check(neighbour, len(ca), L)
-    at, xyz = (neighbour.query, ca[neighbour.known]) if len(neighbour.query) else (np.array([0]), np.zeros((1, 3)))
+    if not len(neighbour.query): return _helix(np.zeros(3), np.array([1., 0., 0.]), L)
+    at, known = neighbour.query, neighbour.known
+    before, after = min(at[0], known[0]), min(L-at[-1], len(ca)-known[-1])     # residues of its own chain beyond the alignment
+    at, known = (np.concatenate([np.arange(x[0]-before, x[0]), x, np.arange(x[-1]+1, x[-1]+after)]) for x in (at, known))
+    xyz = ca[known]
     if not np.isfinite(xyz).all(): raise ValueError(f'the coordinates to copy are not finite at {(~np.isfinite(xyz).all(1)).sum()} residues')
-    i = np.arange(L)
-    out = np.stack([np.interp(i, at, x) for x in xyz.T], 1)     # beyond the ends: the end itself
-    for end,sign in ((0, -1), (-1, 1)):
+    out = np.stack([np.interp(np.arange(L), at, x) for x in xyz.T], 1)
+    for end,sign in ((0, -1.), (-1, 1.)):
         away = xyz[end]-xyz.mean(0)
         size = np.linalg.norm(away)
         way = away/size if size>1e-6 else np.array([sign, 0., 0.])
-        out += 3.8*np.maximum(sign*(i-at[end]), 0)[:,None]*way
+        if end==0: out[:at[0]] = _helix(xyz[0], way, at[0])[::-1]
+        else: out[at[-1]+1:] = _helix(xyz[-1], way, L-1-at[-1])
     return out

@@ -30,7 +30,7 @@ def part_figure(
         if not there: continue
         ax.plot([i+shift for i,_ in there], [p[name] for _,p in there], 'o-', ms=4, color=colour, label=label)
         for i,p in there: ax.plot([i+shift]*2, p[f'{name}_interval'], color=colour, lw=1)
-    def edge(p): return f'{p["low"]:g}-{p["high"]:g}' if p['high'] is not None else f'from {p["low"]:g}'
+    def edge(p): return f'from {p["low"]:g}' if p['high'] is None else f'{p["low"]}-{p["high"]-1}' if isinstance(p['high'], int) else f'{p["low"]:g}-{p["high"]:g}'
     ax.set(xticks=range(len(parts)), xticklabels=[f'{edge(p)}\nn = {p["proteins"]}' for p in parts], xlabel=xlabel, ylabel=COLUMNS.get(k, dict(rmsd='RMSD, mean (angstrom)').get(k, k)))
     ax.tick_params(axis='x', labelsize='x-small'); ax.set_ylim(bottom=0); ax.legend(fontsize='x-small', frameon=False)
     return ax.figure
@@ -54,10 +54,18 @@ def _example_title(which:str, r:dict)->str:
 _HOW = {'free-running':'from the sequence alone', 'teacher-forced':'each token given the true tokens before it; compares with the bigram only', 'wrong sequence':"the same model given another protein's sequence", 'reference':'what is known without a model', 'nearest neighbour':'tokens of the most similar training sequence, copied along the alignment'}
 
 def _token_section(f:dict):
+    compared = _beside_the_neighbour(f)
     explained = '; '.join(f'{k}: {x}' for k,x in _HOW.items() if any(k in name for name in f['tokens']))
     parts = [('Structure tokens', *figures_table(f['tokens'])), ('Share of tokens right, with 95 % of bootstraps over clusters. Teacher-forced figures are left out: they answer another question.', interval_figure({k:r for k,r in f['tokens'].items() if 'teacher' not in k and 'bigram' not in k}))]
     if f.get('digits'): parts.append(('Digits of the codes', ['digit', 'right', 'its most common value'], [[i+1, f'{d["accuracy"]:.3f}', f'{d["most_common"]:.3f}'] for i,d in enumerate(f['digits'])]))
-    return 'Tokens', explained[:1].upper()+explained[1:]+'.', parts
+    return 'Tokens', explained[:1].upper()+explained[1:]+'.'+(f'\n\n{compared}' if compared else ''), parts
+
+def _beside_the_neighbour(f:dict)->str:
+    "Is copying the nearest training sequence the better prediction? In words"
+    parts = [p for p in f.get('by_identity', []) if p.get('copied_accuracy') is not None]
+    if not parts: return ''
+    ahead = [f'{p["low"]:.0%} to {p["high"]:.0%}' if p['high'] else f'from {p["low"]:.0%}' for p in parts if p['accuracy']>p['copied_accuracy']]
+    return 'Tokens of the prediction are better than those copied from the nearest training chain '+(f'where it is identical in {", ".join(ahead)} of the residues.' if ahead else 'nowhere.')+' Elsewhere the copy is the better prediction.'*(0<len(ahead)<len(parts))
 
 def _structure_section(v:Verdict):
     s = v.figures['structures']
@@ -70,7 +78,7 @@ def _structure_section(v:Verdict):
 
 def _part_sections(f:dict):
     keys = ['lddt', 'tm', 'rmsd'] if f.get('structures') else ['accuracy']
-    for name,title,xlabel in (('by_length', 'By length', 'residues'), ('by_identity', 'By likeness to the training set', 'share of residues identical to the nearest training chain')):
+    for name,title,xlabel in (('by_length', 'By length', 'residues'), ('by_identity', 'By likeness to the training set', 'identity to the nearest training chain')):
         if f.get(name): yield title, '', [(f'{COLUMNS.get(k, "RMSD")}, means over the proteins of a part, with 95 % of bootstraps over clusters', part_figure(f[name], k, xlabel)) for k in keys]
 
 # %% ../nbs/10g_report.ipynb #c035a6e7

@@ -106,7 +106,7 @@ def search(
     found = predicted(named, predictor)
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
-        write_db(d/'q', [Protein(i, str(i), str(i), p.sequence.upper(), p.ss or trace_3di(p.ca), p.ca) for i,p in enumerate(found.values())])      # by number: names may be anything
+        write_db(d/'q', [Protein(i, str(i), str(i), p.sequence.upper().replace('*', 'X'), p.ss or trace_3di(p.ca), p.ca) for i,p in enumerate(found.values())])      # by number: names may be anything
         _run(program, 'search', d/'q', target, d/'result', d/'tmp', '-a', 1, '-e', evalue, '--max-seqs', most, *(['--threads', threads] if threads else []), *options, folder=d)
         _run(program, 'convertalis', d/'q', target, d/'result', d/'hits.tsv', '--format-output', ','.join(COLUMNS), folder=d)
         with open(d/'hits.tsv', encoding='utf-8', errors='replace') as f: hits = Hits(map(_hit, f))

@@ -1,5 +1,4 @@
 "What the package carries: the demo database, the small tokenizer, and the 3Di model."
-import json
 import numpy as np
 from conftest import shared
 from structure_search.dataset import ProteinRows, in_validation, read_clusters, select
@@ -56,18 +55,18 @@ def held_out_3di(db, clusters):
 def test_embedded_3di_model():
     "Small, of the default form, and on the demo's held-out proteins far above what is known without a model"
     predictor, (db, _) = Predictor.from_pretrained('3di'), demo()
-    held, card = held_out_3di(db, f'{demo_db()}.clusters.tsv'), json.loads((MODELS['3di']/'translator.json').read_text())['card']
+    held, figures = held_out_3di(db, f'{demo_db()}.clusters.tsv'), predictor.about['measured']['tokens']
     assert sum(f.stat().st_size for f in MODELS['3di'].iterdir())<8e6 and predictor.model.config.translator==NEW_FORMS['3di'] and len(held)>50
     read, written = (summary(free_running(predictor, held, method=m)[0]) for m in ('read', 'write'))
-    assert abs(read['token_accuracy']-card['figures']['free-running: read']['accuracy'])<0.03 and read['token_accuracy']>card['figures']['reference: linear +-7']['accuracy']+0.05
-    assert abs(written['token_accuracy']-card['figures']['free-running: written']['accuracy'])<0.04 and written['token_accuracy']>card['figures']['reference: 3-mer']['accuracy']
+    assert abs(read['token_accuracy']-figures['free-running: read']['accuracy'])<0.03 and read['token_accuracy']>figures['reference: linear +-7']['accuracy']+0.05
+    assert abs(written['token_accuracy']-figures['free-running: written']['accuracy'])<0.04 and written['token_accuracy']>figures['reference: 3-mer']['accuracy']
     assert teacher_forced(predictor.model, predictor.vocab, held)['nats']<1.75
-    for line in card['figures'].items(): assert f'| {line[0]} |' in (MODELS['3di']/'README.md').read_text()
+    for line in figures: assert f'| {line} |' in (MODELS['3di']/'README.md').read_text()
 
 def test_embedded_3di_model_on_the_corpus():
     "What its card says of reading and of the loss, measured anew"
     corpus, predictor = shared('corpus')/'pdb', Predictor.from_pretrained('3di')
-    held, figures = held_out_3di(PairedFoldseekDB(corpus), f'{corpus}.clusters.tsv'), json.loads((MODELS['3di']/'translator.json').read_text())['card']['figures']
+    held, figures = held_out_3di(PairedFoldseekDB(corpus), f'{corpus}.clusters.tsv'), predictor.about['measured']['tokens']
     found = teacher_forced(predictor.model, predictor.vocab, held)
     assert len(held)==867 and abs(found['nats']-figures['teacher-forced']['nats'])<1e-3 and found['nats']<=1.85
     assert abs(found['read_accuracy']-figures['free-running: read']['accuracy'])<1e-3 and found['read_accuracy']>figures['reference: linear +-7']['accuracy']+0.05

@@ -38,7 +38,7 @@ def main():
     model, vocab, about = load_model(a.model)
     longest = about['max_protein_length']
     train, _, words = select(db, vocab.alphabet, clusters, a.val_fraction, longest)
-    about |= took(a.model)|dict(name=a.name, title=a.title, data=data_identity(db, train, clusters, a.val_fraction, longest))
+    about |= took(a.model)|dict(name=a.name, title=a.title, license='mit', data=data_identity(db, train, clusters, a.val_fraction, longest))
     about |= {k:x for k,x in dict(command=a.command, notes=a.notes and a.notes.read_text().strip()).items() if x}
     about.pop('calibration', None); about.pop('measured', None)
     with tempfile.TemporaryDirectory() as d:
