@@ -50,20 +50,19 @@ def generate_batch(
     temperature:float=1.0, # log-odds are divided by it
 )->tuple[list[np.ndarray],list[np.ndarray]]: # per protein: numbers 0..n_structure-1, int64 (L,); probability of each token at each step, float32 (L, n_structure)
     "Write exactly L structure tokens for each sequence"
-    lengths, device, form = [len(s) for s in sequences], model.device, form_of(model.config)
+    lengths, device, form, n = [len(s) for s in sequences], model.device, form_of(model.config), vocab.n_structure
     if form['objective']=='read': raise ValueError('this model reads structure tokens off residues; it cannot write')
     prompts = [vocab.prompt(s) for s in sequences]
     ids, mask, where = (t.to(device) for t in _left_pad(prompts, vocab, positions))
     residues = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(p[1:-2]) for p in prompts], batch_first=True).to(device)
-    echo = torch.full_like(ids, -1)
+    echo, noise = torch.full_like(ids, -1), None if noise is None else torch.nn.utils.rnn.pad_sequence(noise, batch_first=True).to(device)
     chosen, probs, cache = [], [], None
     for j in range(max(lengths)):
         echo[:,-1] = residues[:,j]
         seen = _both_ways(mask) if cache is None and form['sequence_attention']=='bidirectional' else mask
         out = model(input_ids=ids, echo_ids=echo, attention_mask=seen, position_ids=where, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        logits, cache = out.logits[:,-1,vocab.first:vocab.first+vocab.n_structure].float()/temperature, out.past_key_values
-        score = logits if noise is None else logits+torch.stack([n[j] if j<len(n) else torch.zeros(vocab.n_structure) for n in noise]).to(device)
-        pick = score.argmax(-1)
+        logits, cache = out.logits[:,-1,vocab.first:vocab.first+n].float()/temperature, out.past_key_values
+        pick = (logits if noise is None else logits+noise[:,j]).argmax(-1)
         chosen.append(pick); probs.append(logits.softmax(-1))
         ids, where, mask, echo = vocab.first+pick[:,None], where[:,-1:]+1, torch.cat([mask, mask.new_ones(len(mask), 1)], 1), echo[:,-1:]
     chosen, probs = torch.stack(chosen, 1).cpu().numpy(), torch.stack(probs, 1).cpu().numpy()

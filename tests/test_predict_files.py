@@ -3,7 +3,7 @@ import gzip, io, json, os, shutil, signal, subprocess, sys, time, warnings
 from pathlib import Path
 import gemmi, numpy as np, pytest
 from conftest import shared
-from structure_search.foldseek_db import PairedFoldseekDB, demo_db
+from structure_search.foldseek_db import PairedFoldseekDB, demo_db, write_subset
 from structure_search.model import build_model, save_model
 from structure_search.outputs import FORMATS, predict_files
 from structure_search.predict import MODELS, Predictor
@@ -57,25 +57,25 @@ def test_formats_agree(traces, tmp_path):
         assert letters[p.header]==p.ss
 
 def test_one_by_one_or_together_the_same(traces, tmp_path):
-    many = {f'p{i}':p.aa for i,p in enumerate(PairedFoldseekDB(demo_db()).at(slice(0, 40)))}
+    many = {f'p{i}':p.aa for i,p in enumerate(PairedFoldseekDB(demo_db()).at(slice(0, 16)))}
     predictor = Predictor.from_pretrained('3di')
-    together = predictor(list(many.values()), tokens=4096)
+    together = predictor(list(many.values()), tokens=2048)
     assert [p.ss for p in together]==[predictor(s).ss for s in many.values()]
-    written = predictor(list(many.values())[:12], method='write')
-    assert [p.ss for p in written]==[predictor(s, method='write').ss for s in list(many.values())[:12]]
+    written = predictor(list(many.values())[:4], method='write')
+    assert [p.ss for p in written]==[predictor(s, method='write').ss for s in list(many.values())[:4]]
 
-def long_fasta(path, n=3000):
+def long_fasta(path, n=600):
     rng = np.random.default_rng(0)
-    path.write_text(''.join(f'>p{i} number {i}\n{"".join(rng.choice([*"ACDEFGHIKLMNPQRSTVWY"], rng.integers(30, 200)))}\n' if i%50 else f'>bad{i}\nMK1\n' for i in range(n)))
+    path.write_text(''.join(f'>p{i} number {i}\n{"".join(rng.choice([*"ACDEFGHIKLMNPQRSTVWY"], rng.integers(20, 60)))}\n' if i%50 else f'>bad{i}\nMK1\n' for i in range(n)))
 
 def test_killed_and_gone_on_with(tmp_path):
     "kill -9 at three moments of a run of the real command; then the files are those of an undisturbed one"
     long_fasta(tmp_path/'many.fasta')
-    def command(out): return [sys.executable, '-m', 'structure_search.predict_cli', str(tmp_path/'many.fasta'), '--output', str(out), '--format', '3di', 'db', '--batch-tokens', '2048']
+    def command(out): return [sys.executable, '-m', 'structure_search.predict_cli', str(tmp_path/'many.fasta'), '--output', str(out), '--format', '3di', 'db', '--batch-tokens', '256']
     whole = subprocess.run(command(tmp_path/'whole'), capture_output=True, text=True)
-    assert whole.returncode==1 and '2,940 predictions' in whole.stdout, whole.stderr
+    assert whole.returncode==1 and '588 predictions' in whole.stdout, whole.stderr
     state = tmp_path/'killed'/'state.json'
-    for least in (1, 700, 1500):
+    for least in (1, 150, 300):
         job = subprocess.Popen(command(tmp_path/'killed'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic()+120
         while job.poll() is None and time.monotonic()<deadline and not (state.exists() and json.loads(state.read_text())['records']>=least): time.sleep(0.02)
@@ -85,30 +85,30 @@ def test_killed_and_gone_on_with(tmp_path):
     assert subprocess.run(command(tmp_path/'killed'), capture_output=True).returncode==1
     a, b = content(tmp_path/'killed'), content(tmp_path/'whole')
     assert a==b
-    assert len(PairedFoldseekDB(tmp_path/'killed'/'foldseek'/'predicted'))==2940
+    assert len(PairedFoldseekDB(tmp_path/'killed'/'foldseek'/'predicted'))==588
 
 def test_interrupted_by_the_user(tmp_path):
     "Ctrl-C: exit code 130, no half lines, and the same command goes on"
     long_fasta(tmp_path/'many.fasta')
-    command = [sys.executable, '-m', 'structure_search.predict_cli', str(tmp_path/'many.fasta'), '--output', str(tmp_path/'out'), '--batch-tokens', '2048']
+    command = [sys.executable, '-m', 'structure_search.predict_cli', str(tmp_path/'many.fasta'), '--output', str(tmp_path/'out'), '--batch-tokens', '256']
     job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     state = tmp_path/'out'/'state.json'
     while job.poll() is None and not (state.exists() and json.loads(state.read_text())['records']): time.sleep(0.02)
     job.send_signal(signal.SIGINT)
     assert job.wait(60)==130 and b'interrupted' in job.stderr.read()
     s = json.loads(state.read_text())
-    assert 0<s['records']<3000 and len(fasta(tmp_path/'out'/'3di.fasta'))==s['predicted']==len(rows(tmp_path/'out', 'predictions.tsv'))
-    assert subprocess.run(command, capture_output=True).returncode==1 and len(fasta(tmp_path/'out'/'3di.fasta'))==2940
+    assert 0<s['records']<600 and len(fasta(tmp_path/'out'/'3di.fasta'))==s['predicted']==len(rows(tmp_path/'out', 'predictions.tsv'))
+    assert subprocess.run(command, capture_output=True).returncode==1 and len(fasta(tmp_path/'out'/'3di.fasta'))==588
 
 def test_broken_gzip_keeps_what_was_whole(tmp_path, capsys):
     long_fasta(tmp_path/'many.fasta', 400)
     data = gzip.compress((tmp_path/'many.fasta').read_bytes())
     (tmp_path/'many.fasta.gz').write_bytes(data[:len(data)*2//3])
-    assert main([str(tmp_path/'many.fasta.gz'), '--output', str(tmp_path/'out'), '--batch-tokens', '512'])==2
+    assert main([str(tmp_path/'many.fasta.gz'), '--output', str(tmp_path/'out'), '--batch-tokens', '256'])==2
     assert 'breaks off after' in capsys.readouterr().err
     n = json.loads((tmp_path/'out'/'state.json').read_text())['records']
     (tmp_path/'many.fasta.gz').write_bytes(data)                        # the download is repeated
-    assert main([str(tmp_path/'many.fasta.gz'), '--output', str(tmp_path/'out'), '--batch-tokens', '512'])==1
+    assert main([str(tmp_path/'many.fasta.gz'), '--output', str(tmp_path/'out'), '--batch-tokens', '256'])==1
     assert 0<n<400 and len(fasta(tmp_path/'out'/'3di.fasta'))==392
 
 def test_a_very_long_sequence(tmp_path, capsys):
@@ -119,8 +119,9 @@ def test_a_very_long_sequence(tmp_path, capsys):
     assert '5,001 letters, over the limit of 5,000' in capsys.readouterr().err
 
 def test_database_in_keeps_its_keys(tmp_path):
-    db = PairedFoldseekDB(demo_db())
-    assert main([str(demo_db()), '--output', str(tmp_path/'out'), '--format', 'db'])==0
+    full = PairedFoldseekDB(demo_db())
+    db = write_subset(tmp_path/'some'/'some', full, full.keys[::50])
+    assert main([str(db.path), '--output', str(tmp_path/'out'), '--format', 'db'])==0
     out = PairedFoldseekDB(tmp_path/'out'/'foldseek'/'predicted')
     assert np.array_equal(out.keys, db.keys) and all(a.aa==b.aa and a.header==b.header for a,b in zip(out, db))
 
