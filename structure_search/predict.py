@@ -16,6 +16,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers.cache_utils import Cache, DynamicLayer
 from .batches import pack
 from .confidence import TARGETS, Calibration
 from .kanzi_tokenizer import length_groups
@@ -40,6 +41,20 @@ def _both_ways(mask:Tensor)->Tensor: # bool (B,1,P,P)
     P, last = mask.shape[1], torch.arange(mask.shape[1], device=mask.device)==mask.shape[1]-1
     return mask.bool()[:,None,None]&(~last[None]|last[:,None])[None,None]
 
+def _cache(most:int): # of transformers
+    "Keys and values with room for so many tokens; the usual cache copies all of them at every step"
+    class Layer(DynamicLayer):
+        def update(self, keys, values, *args, **kwargs):
+            if not self.is_initialized:
+                self.lazy_initialization(keys, values)
+                self.room = [x.new_empty(*x.shape[:2], most, x.shape[3]) for x in (keys, values)]
+            begin = self.get_seq_length()
+            end = begin+keys.shape[2]
+            for room,new in zip(self.room, (keys, values)): room[:,:,begin:end] = new
+            self.keys, self.values = (room[:,:,:end] for room in self.room)
+            return self.keys, self.values
+    return Cache(layer_class_to_replicate=Layer)
+
 @torch.no_grad()
 def generate_batch(
     model, # of `build_model` or `load_model`, in evaluation mode
@@ -56,12 +71,12 @@ def generate_batch(
     ids, mask, where = (t.to(device) for t in _left_pad(prompts, vocab, positions))
     residues = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(p[1:-2]) for p in prompts], batch_first=True).to(device)
     echo, noise = torch.full_like(ids, -1), None if noise is None else torch.nn.utils.rnn.pad_sequence(noise, batch_first=True).to(device)
-    chosen, probs, cache = [], [], None
+    chosen, probs, cache = [], [], _cache(ids.shape[1]+max(lengths))
     for j in range(max(lengths)):
         echo[:,-1] = residues[:,j]
-        seen = _both_ways(mask) if cache is None and form['sequence_attention']=='bidirectional' else mask
+        seen = _both_ways(mask) if j==0 and form['sequence_attention']=='bidirectional' else mask
         out = model(input_ids=ids, echo_ids=echo, attention_mask=seen, position_ids=where, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        logits, cache = out.logits[:,-1,vocab.first:vocab.first+n].float()/temperature, out.past_key_values
+        logits = out.logits[:,-1,vocab.first:vocab.first+n].float()/temperature
         pick = (logits if noise is None else logits+noise[:,j]).argmax(-1)
         chosen.append(pick); probs.append(logits.softmax(-1))
         ids, where, mask, echo = vocab.first+pick[:,None], where[:,-1:]+1, torch.cat([mask, mask.new_ones(len(mask), 1)], 1), echo[:,-1:]
