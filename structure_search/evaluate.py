@@ -51,16 +51,21 @@ def teacher_forced(
 # %% ../nbs/10_evaluate.ipynb #c2fc6751
 def with_wrong_sequences(
     pairs:list, # (Protein, numbers) each, two at least
+    groups=None, # cluster of each, (N,): the other protein is of another one, if there is one; None: each by itself
 )->list: # the same with `aa` of another protein
-    "Give each protein another one's sequence"
+    "Give each protein another one's sequence, that of the next longer one, repeated or cut to its length"
     if len(pairs)<2: raise ValueError('the wrong-sequence null needs two proteins at least')
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]))
-    other = {i:order[k+1] if k+1<len(order) else order[k-1] for k,i in enumerate(order)}
+    groups = range(len(pairs)) if groups is None else groups
+    def partner(k):
+        near = [*order[k+1:], *order[:k][::-1]]
+        return next((i for i in near if groups[i]!=groups[order[k]]), near[0])
+    other = {i:partner(k) for k,i in enumerate(order)}
     def sequence(i): return ''.join(np.resize([*pairs[other[i]][0].aa], len(pairs[i][0])))
     return [(type(p)(**{**p.__dict__, 'aa':sequence(i)}), x) for i,(p,x) in enumerate(pairs)]
 
 # %% ../nbs/10_evaluate.ipynb #6883fcac
-def _compare(p, x, guess)->dict:
+def _compare(p, x, guess, scores:bool=True)->dict:
     "One prediction against the truth"
     valid = guess is not None and len(guess.tokens)==len(x) and (guess.ca is None or bool(np.isfinite(guess.ca).all()))
     row = dict(key=p.key, name=p.name, residues=len(p), valid=valid, accuracy=token_accuracy(guess.tokens, x) if valid else 0.0)
@@ -69,13 +74,14 @@ def _compare(p, x, guess)->dict:
     def score(f):
         try: return f(guess.ca, p.ca)
         except ValueError: return np.nan       # as lDDT of a chain that has no two residues near each other
-    return row|dict(tm=score(tm_score), lddt=score(lddt), confidence=float(guess.confidence.mean()))
+    return row|dict(tm=score(tm_score) if scores else np.nan, lddt=score(lddt) if scores else np.nan, confidence=float(guess.confidence.mean()))
 
 def free_running(
     predictor:Predictor,
     pairs:list, # (Protein, numbers) each
     seed:int=0, # of samples and decoding
     progress:bool=False, # show a bar
+    scores:bool=True, # TM-score and lDDT, too, which take most of the time
     **how, # method, samples, temperature of the prediction
 )->tuple[list[dict],list]: # per protein: key, name, residues, valid, accuracy, nats (of the true tokens, by the probabilities of the n structure tokens from which each was predicted), rmsd (angstrom), tm, lddt (Kanzi and trace; NaN if failed), confidence (of those that have not failed); and the predictions
     "Predict from the sequence alone and compare with the truth"
@@ -83,7 +89,7 @@ def free_running(
     for i in tqdm(range(0, len(pairs), 128), desc='predicting', unit=' x 128 proteins', disable=not progress or len(pairs)<=128):
         some = pairs[i:i+128]
         guesses += predictor([p.aa for p,_ in some], seed=seed, progress=progress and len(pairs)<=128, whole=True, **how)
-        new = [_compare(p, x, g) for (p,x),g in zip(some, guesses[i:])]
+        new = [_compare(p, x, g, scores) for (p,x),g in zip(some, guesses[i:])]
         coordinates = [(g.ca, p.ca, r) for (p,_),g,r in zip(some, guesses[i:], new) if 'confidence' in r]
         if coordinates:
             for (*_,r),x in zip(coordinates, rmsds(*zip(*(c[:2] for c in coordinates)))): r['rmsd'] = float(x)

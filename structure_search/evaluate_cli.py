@@ -18,9 +18,11 @@ def make_parser()->argparse.ArgumentParser:
     p.add_argument('db', help='Foldseek database, its name without ending; with 3Di for models of letters, with coordinates for others')
     p.add_argument('--output', default='outputs/evaluation', help='folder for report.html, verdict.json and proteins.tsv')
     p.add_argument('--clusters', help='text file, key<tab>cluster: what the training held out, and what the bootstraps draw; default: single proteins')
-    p.add_argument('--val-fraction', type=number(float, 0, 0.99), help='share of clusters that the training held out; default: as the model folder says')
+    p.add_argument('--val-fraction', type=number(float, 0, 0.99), help='for a model whose folder says nothing of its training: share of clusters that it held out; default: judge all proteins')
     p.add_argument('--all', action='store_true', help='judge all proteins of the training database, also those that the model was trained on')
+    p.add_argument('--held-out', action='store_true', help='say that no protein of DB, nor a near relative, was used for the training, where the command cannot know')
     p.add_argument('--train-db', help='Foldseek database of the training, for references and nearest neighbours; default: the other part of DB, if that is it')
+    p.add_argument('--train-clusters', help='text file, key<tab>cluster: table of clusters of --train-db by which its training held out others')
     p.add_argument('--keys', help='text file, a key or name a line: only these proteins')
     p.add_argument('--exclude', help='text file, a key or name a line: not these')
     p.add_argument('--proteins', type=number(int, 2), default=1000, help='proteins to judge, at most')
@@ -34,58 +36,68 @@ def make_parser()->argparse.ArgumentParser:
     p.add_argument('--device', help="such as 'cpu' or 'cuda:1'; default: the GPU where there is one")
     return p
 
-# %% ../nbs/17b_evaluate_cli.ipynb #29548750
+# %% ../nbs/17b_evaluate_cli.ipynb #327e9720
 def choose(
     db, # `PairedFoldseekDB` to judge on
     alphabet:str, # '3di', 'kanzi' or 'trace'
     data:dict|None, # what the model's folder says of its training set, as of `data_identity`
     clusters:str|None=None, # table of clusters
-    val_fraction:float|None=None, # None: as `data` says
-    everything:bool=False, # judge the training's proteins too
+    val_fraction:float|None=None, # of a model whose folder says nothing: share of clusters that were held out; None: judge all
+    everything:bool=False, # judge all proteins
     longest:int|None=None, # residues; None: as `data` says, else 2000
     keys=None, exclude=None, # lists of proteins
 )->tuple: # Selections to judge and of the training (None: not of this database), 'yes', 'no' or 'not known': were they held out?, and words about it
-    "Choose the proteins to judge; raises ValueError where there are none"
+    "Choose the proteins to judge; raises ValueError where there are none, and where the training's split can't be made again"
     from structure_search.dataset import select
-    d = data or {}
-    longest = longest or d.get('longest') or 2000
-    def split(fraction, only=None, never=None, most=longest): return select(db, alphabet, clusters, fraction, most, 2*most+4, only, never)
-    if not everything and (fraction := d.get('val_fraction') if val_fraction is None else val_fraction):
-        train, held, words = split(fraction, most=d.get('longest') or longest)
-        if train.digest==d.get('digest'): return _listed(db, held, keys, exclude, longest), train, 'yes', words
-        if val_fraction is not None: return _listed(db, held, keys, exclude, longest), train, 'not known', words+("; the model's folder knows nothing of its training" if not data else '; this is not the split that the model was trained with')
-    whole, _, words = split(0.0, keys, exclude)
-    same = bool(data) and d.get('database')==Path(db.path).name
-    if same and not everything and d.get('clusters') and not clusters: raise ValueError(f"the model was trained on a database of this name ({d['database']}), with clusters held out; give the same table (--clusters .../{d['clusters']}) to judge those, or --all to judge all proteins")
-    return whole, None, 'no' if same and everything else 'not known', words
+    d, longest = data or {}, longest or (data or {}).get('longest') or 2000
+    def split(fraction, most, *lists): return select(db, alphabet, clusters, fraction, most, 2*most+4, *lists)
+    if data:
+        if val_fraction not in (None, d['val_fraction']): raise ValueError(f"the model's training held out {d['val_fraction']:g} of the clusters, not {val_fraction:g}; leave --val-fraction out")
+        for lists in ((), (keys, exclude)):                      # the training may have had the same lists
+            train, held, words = split(d['val_fraction'], d['longest'], *lists)
+            if train.digest!=d['digest']: continue
+            if everything or not len(held): return split(0.0, longest, keys, exclude)[0], train, 'no', words
+            if longest!=d['longest']: held = split(d['val_fraction'], longest, *lists)[1]
+            return (held if lists else _listed(db, held, keys, exclude)), train, 'yes', words
+        if d['database']==Path(db.path).name and not everything: raise ValueError(f"{db.path} has the name of the model's training database, but not the same training half; give the training's table of clusters{' (--clusters .../'+d['clusters']+')' if d['clusters'] else ' (none)'} and lists, or --all")
+    if val_fraction and not everything:
+        train, held, words = split(val_fraction, longest)
+        return _listed(db, held, keys, exclude), train, 'not known', words
+    whole, _, words = split(0.0, longest, keys, exclude)
+    return whole, None, 'not known', words
 
-def _listed(db, some, keys, exclude, longest:int):
-    "Those of a selection that the lists and the limit allow"
+def _listed(db, some, keys, exclude):
+    "Those of a selection that the lists allow"
     import numpy as np
     from structure_search.dataset import Selection
     from structure_search.foldseek_db import read_keys
-    keep = some.lengths<=longest
+    keep = np.ones(len(some), bool)
     for file,wanted in ((keys, True), (exclude, False)):
         if file: keep &= (read_keys(file, db.aa.index, db.names)[0].rows(some.keys)>=0)==wanted
-    if not keep.any(): raise ValueError('none of the proteins that were held out is left; see --keys, --exclude and --max-residues')
+    if not keep.any(): raise ValueError('none of the proteins that were held out is left; see --keys and --exclude')
     return Selection(some.keys[keep], np.asarray(some.lengths)[keep])
 
-# %% ../nbs/17b_evaluate_cli.ipynb #62404586
-def _known(a, db, rows, predictor, train):
-    "Training proteins for references and neighbours: of this database, or of another"
-    from structure_search.dataset import ProteinRows, Selection
+# %% ../nbs/17b_evaluate_cli.ipynb #b77f6b0f
+def _known(a, predictor, rows, train, data):
+    "Training proteins for references and neighbours: of this database, or of another; as pairs, how many there are, and words"
+    from structure_search.dataset import ProteinRows, select
     from structure_search.foldseek_db import PairedFoldseekDB
-    if not a.known: return []
+    if not a.known: return [], 0, 'no references and neighbours, as asked (--known 0)'
     if a.train_db:
-        other = PairedFoldseekDB(a.train_db)
-        everything = Selection(other.keys, other.residues())
-        return ProteinRows(other, predictor.vocab, predictor.tokenizer).proteins(everything.some(a.known).keys)
-    return rows.proteins(train.some(a.known).keys) if train is not None else []
+        other, d = PairedFoldseekDB(a.train_db), data or {}
+        most = d.get('longest') or 2000
+        train = select(other, predictor.vocab.alphabet, a.train_clusters, d.get('val_fraction', 0.0), most, 2*most+4)[0]
+        rows = ProteinRows(other, predictor.vocab, predictor.tokenizer)
+        if d and train.digest!=d['digest']: print(f'{a.train_db}: not the training set that the model folder remembers (its table of clusters: --train-clusters); neighbours may be some that the model never saw')
+    if train is None: return [], 0, 'no training proteins, so no references and neighbours (--train-db)'
+    return rows.proteins(train.some(a.known).keys), len(train), ''
 
 def _without(known:list, pairs:list)->list:
-    "Training proteins that are not judged themselves, by key"
-    own = {p.key for p,_ in pairs}
-    return [x for x in known if x[0].key not in own]
+    "Training proteins whose sequence is not judged itself"
+    own = {p.aa for p,_ in pairs}
+    kept = [x for x in known if x[0].aa not in own]
+    if len(kept)<len(known): print(f'{len(known)-len(kept)} training proteins have the sequence of a judged one: these are left out of references and neighbours, but the model has seen them')
+    return kept
 
 def _say(v, held_out:str):
     "The tables on the terminal"
@@ -94,7 +106,10 @@ def _say(v, held_out:str):
     for k in ('tokens','structures'):
         if v.figures.get(k): print(format_table(*figures_table(v.figures[k]))+'\n')
     if (c := v.calibration): print(f'confidence ({v.figures["how"]}): off by {c.measured["error"]:.3f} once calibrated, {c.measured["error_before"]:.3f} before; correlation {c.measured["correlation"]:.2f}; on {c.measured["proteins"]} proteins that it was not fitted on')
-    if held_out!='yes': print('these proteins '+('were USED for the training' if held_out=='no' else 'may have been used for the training: nothing says that they were held out'))
+    if (doubt := v.calibration and v.calibration.doubt()): print(f'this calibration is not to be used: {doubt}')
+    print(_HELD[held_out])
+
+_HELD = dict(yes='These proteins were held out from the training.', no='These proteins were USED for the training.', said='It was said that these proteins have nothing to do with the training (--held-out).')|{'not known':'These proteins may have been used for the training: nothing says that they were held out.'}
 
 # %% ../nbs/17b_evaluate_cli.ipynb #15a76bc5
 def run(a:argparse.Namespace):
@@ -103,40 +118,46 @@ def run(a:argparse.Namespace):
     from structure_search.dataset import ProteinRows, read_clusters
     from structure_search.foldseek_db import PairedFoldseekDB
     from structure_search.judge import judge
-    from structure_search.model import write_about
     from structure_search.predict import MODELS, Predictor
-    from structure_search.report import write_report, write_verdict
     if a.write and not Path(a.model).is_dir(): raise ValueError(f'{a.model}: --write needs the folder of a model of your own'+('; this one is embedded in the package' if a.model in MODELS else ''))
     predictor, db = Predictor.from_pretrained(a.model, a.kanzi_checkpoint, a.device), PairedFoldseekDB(a.db)
     about = predictor.about
     some, train, held_out, words = choose(db, predictor.vocab.alphabet, about.get('data'), a.clusters, a.val_fraction, a.all, a.max_residues, a.keys, a.exclude)
-    if a.write and held_out=='no': raise ValueError('figures of proteins that the model was trained on are not written into its folder; leave out --all')
+    if a.held_out and held_out=='not known': held_out = 'said'
+    if a.write and held_out in ('no','not known'): raise ValueError('figures go into a folder only for proteins that were held out; these '+('were used for the training' if held_out=='no' else 'may have been used for the training (--held-out says that you know better)'))
     print(words)
     rows = ProteinRows(db, predictor.vocab, predictor.tokenizer)
     pairs = rows.proteins(some.some(a.proteins).keys)
-    groups = np.array([p.key for p,_ in pairs]) if a.clusters is None else read_clusters(a.clusters, db.keys)[np.searchsorted(db.keys, [p.key for p,_ in pairs])]
-    known = _known(a, db, rows, predictor, train)
-    if not a.train_db: known = _without(known, pairs)
-    print(f'{len(pairs):,} proteins to judge, of {len(set(groups.tolist())):,} clusters; '+(f'{len(known):,} training proteins for references and neighbours' if known else 'no training proteins, so no references and neighbours (--train-db)'))
+    groups = None if a.clusters is None else read_clusters(a.clusters, db.keys)[np.searchsorted(db.keys, [p.key for p,_ in pairs])]
+    known, of, said = _known(a, predictor, rows, train, about.get('data'))
+    known = _without(known, pairs)
+    print(f'{len(pairs):,} proteins to judge; '+(said or f'{len(known):,} of {of:,} training proteins for references and neighbours'))
     v = judge(predictor, pairs, known, groups, a.samples, a.main, a.seed, progress=True)
     _say(v, held_out)
-    noted = dict(model=Path(a.model).name, identity=predictor.identity, database=Path(a.db).name, held_out=held_out, skipped=len(rows.bad))
+    noted = dict(model=Path(a.model).name, identity=predictor.identity, tokenizer=about.get('kanzi_identity'), database=Path(a.db).name, held_out=held_out, chosen_from=len(some), train_db=Path(a.train_db or a.db).name if known else None, known_of=of, clusters_table=a.clusters and Path(a.clusters).name, seed=a.seed, skipped=len(rows.bad))
     _write(a, v, pairs, groups, noted, words)
-    if a.write:
-        curve = {v.figures['how']:v.calibration.to_json()} if v.calibration else {}
-        kept = {k:x for k,x in about.items() if k not in ('measured','calibration')}
-        write_about(a.model, predictor.model, predictor.vocab, kept|dict(measured=noted|{k:x for k,x in v.figures.items() if k in ('how','proteins','residues','clusters','tokens','structures','by_identity')}, calibration=about.get('calibration', {})|curve))
-        print(f'{a.model}/README.md and translator.json now hold these figures'+(' and the calibration' if curve else ''))
+    if a.write: _into_folder(a, predictor, v, noted)
+
+def _into_folder(a, predictor, v, noted:dict):
+    "Figures and calibration into the model's folder; raises nothing for a calibration that is no good, but says so and leaves it out"
+    from structure_search.model import write_about
+    about = predictor.about
+    curves = {k:c for k,c in about.get('calibration', {}).items() if c.get('weights')==predictor.identity}      # of other ways of predicting
+    if v.calibration and not v.calibration.doubt(): curves[v.figures['how']] = v.calibration.to_json()|dict(weights=predictor.identity)
+    measured = noted|{k:x for k,x in v.figures.items() if k!='structures' or x}
+    write_about(a.model, predictor.model, predictor.vocab, {k:x for k,x in about.items() if k not in ('measured','calibration')}|dict(measured=measured, calibration=curves))
+    print(f'{a.model}/README.md and translator.json now hold these figures'+(', and the calibration' if v.figures['how'] in curves else '; no calibration'))
 
 def _write(a, v, pairs, groups, noted:dict, words:str):
     "The report and its tables"
     from structure_search.report import write_report, write_verdict
     from structure_search.run_log import read_run
-    folder = Path(a.output)
+    folder, f = Path(a.output), v.figures
     write_verdict(folder, v, noted)
     curves = read_run(a.model) if Path(a.model, 'metrics.jsonl').is_file() else []
-    held = dict(yes='These proteins were held out from the training.', no='These proteins were USED for the training.').get(noted['held_out'], 'Nothing says that these proteins were held out from the training.')
-    intro = f'Model {noted["model"]} (weights {noted["identity"]}), predicting by: {v.figures["how"]}. {v.figures["proteins"]:,} proteins, {v.figures["residues"]:,} residues, {v.figures["clusters"]:,} clusters of {noted["database"]}. {held}\n\n{words}.'
+    clusters = f' of {f["clusters"]:,} clusters' if f['by_clusters'] else ', each counted by itself: no clusters were given'
+    known = f' Neighbours are looked for among {f["known"]:,} of {noted["known_of"]:,} training proteins of {noted["train_db"]}.' if f['known'] else ''
+    intro = f'Model {noted["model"]} (weights {noted["identity"]}), predicting by: {f["how"]}. {f["proteins"]:,} of {noted["chosen_from"]:,} proteins, {f["residues"]:,} residues of {noted["database"]}{clusters}. {_HELD[noted["held_out"]]}{known}\n\n{words}.'
     write_report(folder/'report.html', v, pairs, f'What {noted["model"]} is worth', intro, groups, curves)
     print(f'wrote {folder}/report.html, verdict.json and proteins.tsv')
 

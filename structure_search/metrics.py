@@ -111,6 +111,11 @@ def _fragments(L, smallest=4, most=256):
         n = max(n//2, smallest)
 
 # %% ../nbs/02_metrics.ipynb #2883a4f8
+def _unique(masks):
+    "The different rows of masks (S,L), sorted; as bits they are compared faster"
+    bits = np.ascontiguousarray(np.packbits(masks, axis=1))
+    return masks[np.unique(bits.view(np.dtype((np.void, bits.shape[1]))).ravel(), return_index=True)[1]]
+
 def _best_score(a, b, score, cutoff, n_iter=20):
     "The highest `score` of distances (S,L) of `a` from `b`, over superpositions on residues within about `cutoff`"
     a, b = (x - x.mean(axis=0) for x in _pair(a, b))
@@ -121,7 +126,7 @@ def _best_score(a, b, score, cutoff, n_iter=20):
         d = np.linalg.norm(a @ R.transpose(0,2,1) + t[:,None] - b, axis=-1)
         best = max(best, float(score(d).max()))
         near = cutoff + (1 if i else -1)  # narrow at first, then wider, as the program does
-        new = np.unique(d <= np.maximum(near, np.partition(d, k, axis=1)[:,k:k+1]), axis=0)
+        new = _unique(d <= np.maximum(near, np.partition(d, k, axis=1)[:,k:k+1]))
         if np.array_equal(new, masks): break
         masks = new
     return best

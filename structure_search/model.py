@@ -11,7 +11,6 @@ __all__ = ['log', 'PRESETS', 'TINYLLAMA', 'FORM', 'NEW_FORMS', 'shape_of', 'pres
 import json, logging, math, os, re
 from pathlib import Path
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from .attention import BY_MASK, attention_inputs, choose_kernel, register
 from .batches import OBJECTIVES
@@ -209,6 +208,7 @@ def write_about(
 ):
     "Write `translator.json` and the card, each whole or not at all"
     folder, words = Path(folder), form_words(form_of(model.config))
+    about = json.loads(json.dumps(about, default=float), parse_constant=lambda _: None)     # NaN is no JSON
     texts = {'translator.json':json.dumps(about, indent=1)+'\n', 'README.md':card_text(about, vocab.alphabet, sum(getattr(p, 'ds_numel', p.numel()) for p in model.parameters()), words)}
     for name,text in texts.items():
         part = folder/f'.{name}.part'
@@ -219,8 +219,14 @@ def _checked(about, folder:Path)->dict:
     "What `translator.json` says, if it makes sense"
     if not isinstance(about, dict): raise ValueError(f'{folder}/translator.json: this is no list of facts about a model')
     kinds = dict(positions=str, max_protein_length=int, kanzi=str, kanzi_identity=str, pose=str, data=dict, measured=dict, calibration=dict)
+    inner = dict(data=dict(database=str, proteins=int, residues=int, digest=str, val_fraction=(int, float), longest=int), measured=dict(proteins=int, clusters=int, database=str, how=str))
     for k,kind in kinds.items():
         if about.get(k) is not None and not isinstance(about[k], kind): raise ValueError(f'{folder}/translator.json: {k} is {about[k]!r}, which makes no sense')
+    for k,parts in inner.items():
+        for name,kind in parts.items() if about.get(k) is not None else ():
+            if not isinstance(about[k].get(name), kind): raise ValueError(f'{folder}/translator.json: {k} has {name} {about[k].get(name)!r}, which makes no sense')
+    if about.get('max_protein_length') is not None and about['max_protein_length']<1 or isinstance(about.get('max_protein_length'), bool): raise ValueError(f'{folder}/translator.json: max_protein_length {about["max_protein_length"]} makes no sense')
+    if not all(isinstance(c, dict) for c in (about.get('calibration') or {}).values()): raise ValueError(f'{folder}/translator.json: the calibration makes no sense')
     if about.get('positions', 'aligned') not in ('aligned','sequential'): raise ValueError(f'{folder}/translator.json: positions {about["positions"]!r} are neither aligned nor sequential')
     return about
 
@@ -252,8 +258,9 @@ def load_model(
     folder, vocab = Path(folder), Vocab.load(folder)
     try:
         about = _checked(json.loads((folder/'translator.json').read_text()), folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, attn_implementation=f'packed-{choose_kernel(flash)}', dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e: raise ValueError(f'{folder}: not a complete model folder ({str(e).splitlines()[0]})') from None
+        model, odd = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, attn_implementation=f'packed-{choose_kernel(flash)}', dtype=torch.float32, output_loading_info=True)
+    except Exception as e: raise ValueError(f'{folder}: not a complete model folder ({(str(e) or type(e).__name__).splitlines()[0]})') from None      # whatever transformers makes of a strange config.json
+    if (first := next((str(x) for k in ('missing_keys','unexpected_keys','mismatched_keys') for x in sorted(map(str, odd.get(k) or ()))), None)): raise ValueError(f'{folder}: config.json and the weights do not belong together (the first part that only one of them has: {first})')
     try: with_form(model)
     except ValueError as e: raise ValueError(f'{folder}/config.json: {e}') from None
     if model.config.vocab_size!=vocab.size: raise ValueError(f'{folder}: the model has {model.config.vocab_size} tokens and vocab.json {vocab.size}; they are not of one training')

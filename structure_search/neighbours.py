@@ -163,13 +163,13 @@ def copy_tokens(
     neighbour:Neighbour, # of the query
     tokens:np.ndarray, # structure tokens of the neighbour, whole numbers (M,)
     L:int, # residues of the query
-    fill:int, # token of residues that are not aligned
+    fill:int|np.ndarray, # token of residues that are not aligned; one for all, or one for each residue of the query (L,)
 )->np.ndarray: # structure tokens of the query, int64 (L,)
     "A neighbour's structure tokens, carried over to the query; raises ValueError for tokens of another protein"
     tokens = np.asarray(tokens)
     if tokens.ndim!=1 or tokens.dtype.kind not in 'iu': raise ValueError(f'tokens are whole numbers (M,), here are {tokens.dtype} {tokens.shape}')
     _check(neighbour, len(tokens), L)
-    out = np.full(L, fill, np.int64)
+    out = np.broadcast_to(np.asarray(fill, np.int64), L).copy()
     out[neighbour.query] = tokens[neighbour.known]
     return out
 

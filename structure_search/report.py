@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
-from .card import COLUMNS, figures_table, interval_figure
+from .card import COLUMNS, figures_table, interval_figure, part_name, part_table
 from .confidence import TARGETS, halves, reliability_figure
 from .judge import Verdict
 from .kanzi_sidecar import _write_whole
@@ -30,8 +30,7 @@ def part_figure(
         if not there: continue
         ax.plot([i+shift for i,_ in there], [p[name] for _,p in there], 'o-', ms=4, color=colour, label=label)
         for i,p in there: ax.plot([i+shift]*2, p[f'{name}_interval'], color=colour, lw=1)
-    def edge(p): return f'from {p["low"]:g}' if p['high'] is None else f'{p["low"]}-{p["high"]-1}' if isinstance(p['high'], int) else f'{p["low"]:g}-{p["high"]:g}'
-    ax.set(xticks=range(len(parts)), xticklabels=[f'{edge(p)}\nn = {p["proteins"]}' for p in parts], xlabel=xlabel, ylabel=COLUMNS.get(k, dict(rmsd='RMSD, mean (angstrom)').get(k, k)))
+    ax.set(xticks=range(len(parts)), xticklabels=[f'{part_name(p)}\nn = {p["proteins"]}' for p in parts], xlabel=xlabel, ylabel=COLUMNS.get(k, dict(rmsd='RMSD, mean (angstrom)').get(k, k)))
     ax.tick_params(axis='x', labelsize='x-small'); ax.set_ylim(bottom=0); ax.legend(fontsize='x-small', frameon=False)
     return ax.figure
 
@@ -40,7 +39,7 @@ def examples(
     v:Verdict,
 )->dict[str,int]: # 'best', 'median', 'worst' -> number of the protein; fewer where there are fewer
     "Which proteins to show"
-    score = [-r['rmsd'] if 'rmsd' in r else r['accuracy'] for r in v.rows]
+    score = [(np.nan if np.isnan(r['rmsd']) or r['residues']>9999 else r['lddt']) if 'rmsd' in r else r['accuracy'] for r in v.rows]        # failures have nothing to show
     order = [int(i) for i in np.argsort(score, kind='stable')[::-1] if not np.isnan(score[i])]
     picks = dict(best=order[0], median=order[len(order)//2], worst=order[-1]) if order else {}
     return {k:i for n,(k,i) in enumerate(picks.items()) if i not in [*picks.values()][:n]}
@@ -51,7 +50,7 @@ def _example_title(which:str, r:dict)->str:
     return f'{which}: {r["name"]}, {r["residues"]} residues, {said}{r["accuracy"]:.1%} of the tokens right{near}'
 
 # %% ../nbs/10g_report.ipynb #d3b0a9fb
-_HOW = {'free-running':'from the sequence alone', 'teacher-forced':'each token given the true tokens before it; compares with the bigram only', 'wrong sequence':"the same model given another protein's sequence", 'reference':'what is known without a model', 'nearest neighbour':'tokens of the most similar training sequence, copied along the alignment'}
+_HOW = {'free-running':'from the sequence alone; nats over the structure tokens, of what is written given what was written before, right or wrong', 'teacher-forced':'each token given the true tokens before it, nats over all tokens; compares with the bigram only', 'wrong sequence':"the same model given another protein's sequence", 'reference':'what is known without a model', 'nearest neighbour':"tokens of the most similar training sequence, copied along the alignment; where nothing is aligned, the best reference's"}
 
 def _token_section(f:dict):
     compared = _beside_the_neighbour(f)
@@ -61,11 +60,15 @@ def _token_section(f:dict):
     return 'Tokens', explained[:1].upper()+explained[1:]+'.'+(f'\n\n{compared}' if compared else ''), parts
 
 def _beside_the_neighbour(f:dict)->str:
-    "Is copying the nearest training sequence the better prediction? In words"
-    parts = [p for p in f.get('by_identity', []) if p.get('copied_accuracy') is not None]
-    if not parts: return ''
-    ahead = [f'{p["low"]:.0%} to {p["high"]:.0%}' if p['high'] else f'from {p["low"]:.0%}' for p in parts if p['accuracy']>p['copied_accuracy']]
-    return 'Tokens of the prediction are better than those copied from the nearest training chain '+(f'where it is identical in {", ".join(ahead)} of the residues.' if ahead else 'nowhere.')+' Elsewhere the copy is the better prediction.'*(0<len(ahead)<len(parts))
+    "Is copying the nearest training sequence the better prediction? In words, by paired differences"
+    if 'ahead' not in f: return ''
+    what = 'lDDT' if f.get('structures') else 'share of right tokens'
+    def said(p):
+        low, high = p.get('ahead_interval', (np.nan, np.nan))
+        return f'{p["ahead"]:+.3f} ({low:+.3f} to {high:+.3f})' if low==low else f'{p["ahead"]:+.3f}'
+    def verdict(p): low, high = p.get('ahead_interval', (np.nan, np.nan)); return 'better' if low>0 else 'worse' if high<0 else None
+    by = {w:[part_name(p) for p in f.get('by_identity', []) if 'ahead' in p and verdict(p)==w] for w in ('better','worse')}
+    return f'Prediction minus copied neighbour, protein by protein: {what} {said(f["ahead"])}. '+' '.join(f'The prediction is {w} where the nearest training chain is identical in {", ".join(names)} of the residues.' for w,names in by.items() if names)
 
 def _structure_section(v:Verdict):
     s = v.figures['structures']
@@ -77,9 +80,9 @@ def _structure_section(v:Verdict):
     return 'Structures', text, parts
 
 def _part_sections(f:dict):
-    keys = ['lddt', 'tm', 'rmsd'] if f.get('structures') else ['accuracy']
+    keys, alike = ['lddt', 'tm', 'rmsd'] if f.get('structures') else ['accuracy'], 'clusters' if f.get('by_clusters') else 'single proteins'
     for name,title,xlabel in (('by_length', 'By length', 'residues'), ('by_identity', 'By likeness to the training set', 'identity to the nearest training chain')):
-        if f.get(name): yield title, '', [(f'{COLUMNS.get(k, "RMSD")}, means over the proteins of a part, with 95 % of bootstraps over clusters', part_figure(f[name], k, xlabel)) for k in keys]
+        if f.get(name): yield title, '', [(f'{title}: all kinds', *part_table(f[name], xlabel))]+[(f'{COLUMNS.get(k, "RMSD")}, over the {"residues" if k=="accuracy" else "proteins"} of each part, with 95 % of bootstraps over {alike}; none for fewer than ten', part_figure(f[name], k, xlabel)) for k in keys if any(p.get(k) is not None for p in f[name])]
 
 # %% ../nbs/10g_report.ipynb #c035a6e7
 def _confidence_section(v:Verdict, groups):
@@ -98,7 +101,7 @@ def _example_section(v:Verdict, pairs:list):
         (p, x), g, title = pairs[i], v.guesses[i], _example_title(which, v.rows[i])
         parts.append((title, token_strip(g.tokens, x)))
         if g.ca is not None: parts.append((f'{which}: distances between residues', distance_map(g.ca, p.ca)))
-    return 'Best, median, worst', 'By RMSD.' if pairs and v.guesses[0].ca is not None else 'By share of tokens right.', parts
+    return 'Best, median, worst', 'By lDDT.' if pairs and v.guesses[0].ca is not None else 'By share of tokens right.', parts
 
 def write_report(
     path:str|Path, # HTML file to write
@@ -114,7 +117,9 @@ def write_report(
     sections = [_token_section(f), *([_structure_section(v)] if f.get('structures') else []), *_part_sections(f), _confidence_section(v, groups), _example_section(v, pairs)]
     if any(k in r for r in curves for k in ('loss','read_loss')): sections.append(('Training', '', [('Losses over the training', loss_curves(curves))]))
     turning = [dict(title=which, pred=v.guesses[i].ca, true=pairs[i][0].ca, aa=pairs[i][0].aa, note=_example_title(which, v.rows[i])) for which,i in examples(v).items()] if f.get('structures') else []
-    return superposition_page(path, turning, title, intro, sections=sections)
+    part = Path(path).with_name(f'.{Path(path).name}.part')
+    superposition_page(part, turning, title, intro, sections=sections)
+    return part.replace(path)
 
 # %% ../nbs/10g_report.ipynb #e17f6ad7
 def write_verdict(

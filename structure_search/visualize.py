@@ -228,7 +228,7 @@ def _viewers(examples):
     data = json.dumps([_models(e['pred'], e['true'], e.get('aa')) for e in examples]).replace('<', '\\u003c')
     asset = resources.files('structure_search')/'assets'/'3dmol'
     viewer, licence = ((asset/name).read_text(encoding='utf-8') for name in ('3Dmol-min.js', 'LICENSE'))
-    grid = (f'<h2>Structures</h2>\n{legend}\n<div class="grid">\n{cells}\n</div>\n'
+    grid = (f'<h2>Turn them</h2>\n{legend}\n<div class="grid">\n{cells}\n</div>\n'
             f'<script type="application/json" id="examples">{data}</script>')
     return grid, [f'/*\n{licence}\n*/\n{viewer}', _js]
 

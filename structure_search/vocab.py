@@ -58,8 +58,10 @@ class Vocab:
 
     def __post_init__(self):
         if self.alphabet not in STARTS: raise ValueError(f"alphabet {self.alphabet!r} is none of {', '.join(STARTS)}")
-        numbers = [*self.specials, *self.residues, self.first, self.first+self.n_structure-1]
-        if (len(self.specials), len(self.residues))!=(len(SPECIALS), len(RESIDUES)) or min(numbers)<0 or max(numbers)>=self.size: raise ValueError('the numbers of this vocabulary do not fit together')
+        named, whole = [*self.specials, *self.residues], all(type(x) is int for x in (*self.specials, *self.residues, self.first, self.n_structure, self.size))
+        fits = whole and (len(self.specials), len(self.residues))==(len(SPECIALS), len(RESIDUES)) and min(*named, self.first, self.n_structure-1)>=0 and max(*named, self.first+self.n_structure-1)<self.size
+        apart = fits and len({*named})==len(named) and not any(self.first<=x<self.first+self.n_structure for x in named)
+        if not apart or (self.alphabet=='3di' and self.n_structure!=20): raise ValueError('the numbers of this vocabulary do not fit together')
 
     def __getattr__(self, name): # vocab.AA, vocab.PAD, ...
         if (token := f'<{name}>') in SPECIALS: return self.specials[SPECIALS.index(token)]
