@@ -26,11 +26,14 @@ def residue_lddt(
 
 # %% ../nbs/08c_confidence.ipynb #b2c5db5c
 def _bins(confidence, outcome, bins:int):
-    "Mean confidence and outcome of bins of equal size, and their sizes"
+    "Mean confidence and outcome of bins of about equal size, and their sizes; equal confidences are in one bin"
     c, o = np.asarray(confidence, np.float64), np.asarray(outcome, np.float64)
     if c.shape!=o.shape or not len(c): raise ValueError(f'{len(c)} confidences and {len(o)} outcomes')
-    parts = [i for i in np.array_split(np.argsort(c, kind='stable'), bins) if len(i)]
-    return tuple(np.array(x) for x in zip(*((c[i].mean(), o[i].mean(), len(i)) for i in parts)))
+    edges = np.unique(np.quantile(c, np.arange(1, bins)/bins))
+    k = np.searchsorted(edges, c)
+    n = np.bincount(k, minlength=len(edges)+1)
+    there = n>0
+    return np.bincount(k, c, len(n))[there]/n[there], np.bincount(k, o, len(n))[there]/n[there], n[there]
 
 def calibration_error(
     confidence:np.ndarray, # 0 to 1, (N,)
@@ -77,16 +80,23 @@ class Calibration:
     slope:float  # of the log-odds
     offset:float
     window:int=0  # residues to both sides over which log-odds are averaged
-    measured:dict=field(default_factory=dict)  # on proteins that it was not fitted on: proteins, residues, error, error_before, mean (of the outcome), correlation
+    measured:dict=field(default_factory=dict)  # on proteins that it was not fitted on: proteins, clusters, residues, error, error_before, mean (of the outcome), correlation, correlation_interval, bins (mean confidence, mean outcome, residues)
 
     def __post_init__(self):
-        if self.target not in TARGETS or not np.isfinite([self.slope, self.offset]).all() or not (isinstance(self.window, int) and 0<=self.window<=1000): raise ValueError(f'a calibration of target {self.target!r}, slope {self.slope}, offset {self.offset}, window {self.window} makes no sense')
+        numbers = all(type(x) in (int, float) and abs(x)<100 for x in (self.slope, self.offset)) and type(self.window) is int and 0<=self.window<=1000
+        if self.target not in TARGETS or not numbers or not isinstance(self.measured, dict): raise ValueError(f'a calibration of target {self.target!r}, slope {self.slope}, offset {self.offset}, window {self.window} makes no sense')
     def __call__(self,
         probability:np.ndarray, # of the chosen token at each residue, (L,)
     )->np.ndarray: # float32 (L,)
         "Confidence of each residue of a protein, 0 to 1"
         return (1/(1+np.exp(-self.slope*_logits(probability, self.window)-self.offset))).astype(np.float32)
     def to_json(self)->dict: return asdict(self)
+    def doubt(self)->str:
+        "Why it should not be used, in words; '' where nothing speaks against it"
+        m = self.measured
+        if not m or m['clusters']<20: return f'it was measured on {m.get("clusters", 0)} clusters; 20 are needed at least'
+        if self.slope<=0 or not m['correlation_interval'][0]>0: return f'confidence tells nothing of the outcome (correlation {m["correlation"]:.2f}, {m["correlation_interval"][0]:.2f} to {m["correlation_interval"][1]:.2f})'
+        return f'it is off by {m["error"]:.3f}, the probability as the model gives it by {m["error_before"]:.3f}' if m['error']>m['error_before'] else ''
 
 # %% ../nbs/08c_confidence.ipynb #db3e159d
 def _logistic(x:np.ndarray, y:np.ndarray, steps:int=30)->np.ndarray: # slope, offset
@@ -105,6 +115,14 @@ def halves(
     names = np.random.default_rng(seed).permutation(np.unique(groups))
     fit = np.isin(groups, names[:len(names)//2])
     return fit, ~fit
+
+def _correlation(c, o, group, draws:int=500)->tuple[float,list[float]]: # and its 95 % interval, by drawing clusters
+    "Correlation of confidence and outcome over residues"
+    n, x, y, xx, yy, xy = sums = np.stack([np.bincount(group, w) for w in (np.ones_like(c), c, o, c*c, o*o, c*o)])
+    def r(s): n, x, y, xx, yy, xy = s; d = (n*xx-x*x)*(n*yy-y*y); return float((n*xy-x*y)/np.sqrt(d)) if d>1e-9 else 0.0
+    sums, rng = sums[:,n>0], np.random.default_rng(0)
+    drawn = [r(sums[:,rng.integers(sums.shape[1], size=sums.shape[1])].sum(1)) for _ in range(draws)]
+    return r(sums.sum(1)), np.quantile(drawn, [0.025, 0.975]).tolist()
 
 def fit_calibration(
     probabilities:list[np.ndarray], # of the chosen tokens, (L,) for each protein
@@ -126,5 +144,8 @@ def fit_calibration(
         best = min(best, (((1/(1+np.exp(-slope*x-offset))-y)**2).mean(), window, slope, offset))
     curve, y = Calibration(target, float(best[2]), float(best[3]), best[1]), truth(other)
     now, raw = gather(curve, other), gather(np.asarray, other)
-    measured = dict(proteins=int(other.sum()), residues=len(y), mean=float(y.mean()), error=calibration_error(now, y), error_before=calibration_error(raw, y), correlation=float(np.corrcoef(now, y)[0,1]) if now.std() and y.std() else 0.0)
+    which = np.concatenate([np.full((~np.isnan(o)).sum(), g) for g,o,h in zip(np.unique(groups, return_inverse=True)[1], outcomes, other) if h])
+    r, interval = _correlation(now, y, which)
+    measured = dict(proteins=int(other.sum()), clusters=len(np.unique(groups[other])), residues=len(y), mean=float(y.mean()), error=calibration_error(now, y), error_before=calibration_error(raw, y),
+                    correlation=r, correlation_interval=interval, bins=[x.tolist() for x in _bins(now, y, 20)])
     return Calibration(curve.target, curve.slope, curve.offset, curve.window, measured)

@@ -6,7 +6,7 @@
 __all__ = ['LONGEST', 'HEADER', 'BLOCK', 'Record', 'read_fasta', 'count_records']
 
 # %% ../nbs/01c_fasta.ipynb #d2b01754
-import os, sys, zlib
+import os, re, sys, zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -107,7 +107,7 @@ def _pieces(
 # %% ../nbs/01c_fasta.ipynb #56d4d6df
 def _record(number:int, header:bytes, letters:bytearray, n:int, longest:int)->Record:
     "The record of what its lines held: up to `longest` letters, of n"
-    header = header.decode('utf-8', 'replace')
+    header = re.sub(r'[\0-\x08\x0b-\x1f\x7f]', ' ', header.decode('utf-8', 'replace')).strip(' ')       # control characters do harm in terminals and tables
     if number==0: bad = f"{n:,} letters before the first line that begins with '>'"
     else: bad = f'{n:,} letters, over the limit of {longest:,}' if n>longest else _wrong(letters)
     return Record(number, name_of(header.lstrip()) or f'record_{number}', header, '' if bad else letters.decode(), bad)

@@ -134,11 +134,11 @@ def __exit__(self:FoldseekDBWriter, kind, value, trace):
     self.written.close()
     try:
         if kind is not None: return
-        self.resumable = False
         if not self.n and self.shards==1: raise ValueError(f'{self.path}: no protein was written; an empty database helps nobody')
         done = _shard_folder(self.path, self.shard, self.shards)
         if done.exists(): shutil.rmtree(done)
         os.replace(self.tmp, done)
+        self.resumable = False
         if self.shards==1: join_shards(self.path, 1)
     finally:
         if not self.resumable: shutil.rmtree(self.tmp, ignore_errors=True)
@@ -153,7 +153,9 @@ def _joined_rows(path:Path, folders:list[Path], part:str)->np.ndarray:
         mine = np.fromfile(f/f'rows{part}', _ROW) if (f/f'rows{part}').exists() else np.zeros(0, _ROW)
         mine['offset'] += begin
         rows.append(mine)
-        begin += (f/f'data{part}').stat().st_size if len(mine) else 0
+        size = (f/f'data{part}').stat().st_size if len(mine) else 0
+        if len(mine) and int((mine['offset']-np.uint64(begin)+mine['length']).max())>size: raise ValueError(f'{f/f"data{part}"} is shorter than its rows say; write this shard again')
+        begin += size
     rows = np.concatenate(rows)
     if (rows['key'][1:]<=rows['key'][:-1]).any():
         rows = rows[np.argsort(rows['key'], kind='stable')]

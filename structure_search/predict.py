@@ -101,7 +101,7 @@ def read_batch(
 # %% ../nbs/09_predict.ipynb #486d3c5f
 def _gumbel(sequence:str, n:int, seed:int)->Tensor:
     "Noise that makes the best score a sample; it depends on the sequence and the seed, not on the company"
-    g = torch.Generator().manual_seed(seed*1_000_003+zlib.crc32(sequence.encode()))
+    g = torch.Generator().manual_seed(seed*1_000_003+zlib.crc32(sequence.upper().encode()))
     return -torch.log(-torch.log(torch.rand(len(sequence), n, generator=g).clamp(1e-9, 1-1e-7)))
 
 METHODS = 'read', 'write', 'consensus'
@@ -181,7 +181,10 @@ class Predictor:
         about:dict|None=None, # what else the model's folder says: training data, calibration, measured figures
     ):
         self.model, self.vocab, self.tokenizer, self.positions, self.max_protein_length, self.about = model, vocab, tokenizer, positions, max_protein_length, about or {}
-        self.calibrations = {how:Calibration(**c) for how,c in self.about.get('calibration', {}).items()}
+        curves = self.about.get('calibration', {})
+        if any(c.get('weights', self.identity)!=self.identity for c in curves.values()): warnings.warn('the calibration was made for other weights than these, and is not used; ss_evaluate --write makes another'); curves = {}
+        self.calibrations = {how:Calibration(**{k:x for k,x in c.items() if k!='weights'}) for how,c in curves.items()}
+        if any((c.target=='letter')!=(vocab.alphabet=='3di') for c in self.calibrations.values()): raise ValueError('the calibration is of another kind of model')
 
     @cached_property
     def identity(self)->str:
@@ -208,7 +211,8 @@ def from_pretrained(cls:Predictor,
     if vocab.alphabet!='3di':
         tokenizer = load_tokenizer(kanzi or about.get('kanzi', 'mini'), pose=about.get('pose', 'canonical'), device=device)
         if tokenizer.identity!=about.get('kanzi_identity'):
-            raise ValueError(f'{folder}: the model was trained on tokens of another Kanzi checkpoint (SHA-256 {str(about.get("kanzi_identity"))[:12]}..., here {tokenizer.identity[:12]}...); give that one as `kanzi`')
+            raise ValueError(f'{folder}: the model was trained on tokens of another tokenizer (SHA-256 {str(about.get("kanzi_identity"))[:12]}..., here {tokenizer.identity[:12]}...); give that one as `kanzi`')
+        if tokenizer.n_codes!=vocab.n_structure: raise ValueError(f'{folder}: vocab.json has {vocab.n_structure} structure tokens, the tokenizer {tokenizer.n_codes} codes; they do not belong together')
     try: return cls(model.to(device), vocab, tokenizer, about.get('positions', 'aligned'), about.get('max_protein_length'), about)
     except (TypeError, AttributeError, ValueError) as e: raise ValueError(f'{folder}/translator.json: the calibration cannot be used ({e})') from None
 
@@ -218,7 +222,8 @@ def how_said(
     temperature:float=0.0, # of writing
 )->str: # such as 'read', 'write', 'consensus of 16': a calibration is for one of them
     "A way of predicting in words"
-    return (f'consensus of {samples}' if method=='consensus' else method)+(f' at temperature {temperature:g}' if temperature else '')
+    plain = 1 if method=='consensus' else 0         # a consensus is of samples at temperature 1, if nothing is said
+    return (f'consensus of {samples}' if method=='consensus' else method)+(f' at temperature {temperature:g}' if temperature not in (0, plain) else '')
 
 @patch
 def __call__(self:Predictor,

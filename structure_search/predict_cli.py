@@ -18,8 +18,8 @@ def make_parser()->argparse.ArgumentParser:
     p.add_argument('--output', help='folder for the results; default: 3Di letters, or the PDB file of a single sequence, on the terminal')
     p.add_argument('--format', nargs='+', choices=('3di','db','pdb','mmcif'), help="what to write: '3di' letters as FASTA, 'db' a Foldseek database to search with, 'pdb' and 'mmcif' C-alpha traces with the confidence as B-factor; default: 3di for models of letters, else pdb")
     p.add_argument('--method', choices=('read','write','consensus'), help="'read' all tokens off the sequence in one pass, 'write' them one after the other, 'consensus' of several samples; default: read, where the model was trained for it")
-    p.add_argument('--samples', type=number(int, 1, 1000), default=16, help='of a consensus')
-    p.add_argument('--temperature', type=number(float, 0, 10), default=0.0, help='0: the likeliest token at each step; above: write a sample')
+    p.add_argument('--samples', type=number(int, 1, 1000), help='of a consensus; default: 16')
+    p.add_argument('--temperature', type=number(float, 0, 10), default=0.0, help='of writing; 0: the likeliest token at each step (in a consensus, samples at 1); above: write a sample')
     p.add_argument('--seed', type=number(int, 0, 2**31), default=0, help='of samples, and of decoding where the tokenizer decodes by chance')
     p.add_argument('--max-residues', type=number(int, 1, 1_000_000), default=2000, help='records of more residues are left out, and named')
     p.add_argument('--kanzi-checkpoint', help='of the tokenizer that made the training tokens; default: the one that is named in the model folder')
@@ -31,13 +31,15 @@ def make_parser()->argparse.ArgumentParser:
 # %% ../nbs/17_predict_cli.ipynb #47e46407
 def _to_terminal(predictor, a)->int:
     "Print letters, or the trace of a single sequence"
-    from structure_search.outputs import _batches, _guesses, read_input
+    import warnings
+    from structure_search.outputs import _batches, _guesses, checked, read_input
     from structure_search.structure import ca_pdb
-    records, total, _ = read_input(a.input, a.max_residues)
+    formats, how = checked(predictor, a.format, a.method, a.samples, a.temperature, a.seed, a.batch_tokens)
+    records, total = read_input(a.input, a.max_residues)
     traces, bad = predictor.vocab.alphabet!='3di', 0
-    if a.format and a.format!=['pdb' if traces else '3di'] or traces and total!=1: raise ValueError('several files, and formats other than the plain one, need a place: --output FOLDER')
-    how = dict(method=a.method, samples=a.samples, temperature=a.temperature, seed=a.seed, tokens=a.batch_tokens)
-    for batch in _batches(records, a.batch_tokens):
+    if formats!=(('pdb',) if traces else ('3di',)) or traces and total!=1: raise ValueError('several files, and formats other than the plain one, need a place: --output FOLDER')
+    warnings.filterwarnings('ignore', message='a sequence of .* residues: the model was trained')
+    for batch in _batches(records, a.batch_tokens//(how['samples'] if how['method']=='consensus' else 1)):
         guesses = iter(_guesses(predictor, [r.sequence for _,r in batch if not r.bad], how))
         for _,r in batch:
             p = r.bad or next(guesses)
@@ -50,17 +52,20 @@ def _to_folder(predictor, a)->int:
     from itertools import islice
     from pathlib import Path
     from structure_search.outputs import predict_files
-    s = predict_files(predictor, a.input, a.output, a.format and tuple(a.format), a.method, a.samples, a.temperature, a.seed, a.max_residues, a.batch_tokens, a.overwrite)
+    try: s = predict_files(predictor, a.input, a.output, a.format, a.method, a.samples, a.temperature, a.seed, a.max_residues, a.batch_tokens, a.overwrite)
+    except KeyboardInterrupt: print(f'\nss_predict: what is done is in {a.output}; the same command goes on from there', file=sys.stderr); raise
     print(f'{a.output}: {s["predicted"]:,} predictions, {s["residues"]:,} residues; {s["left_out"]:,} records left out{", named in left_out.tsv" if s["left_out"] else ""}')
     with open(Path(a.output)/'left_out.tsv', encoding='utf-8') as f:
         for line in islice(f, 1, 11): print('ss_predict: record {} ({}) is left out: {}'.format(*line.rstrip('\n').split('\t')), file=sys.stderr)
     if s['left_out']>10: print(f'ss_predict: and {s["left_out"]-10:,} more', file=sys.stderr)
-    if not predictor.calibrations: print('ss_predict: this model is not calibrated, so no confidence was written; ss_evaluate --write calibrates it', file=sys.stderr)
+    if not s['predicted'] and 'db' in s['asked']['formats']: print('ss_predict: nothing was predicted, so there is no database', file=sys.stderr)
+    if s['predicted'] and s['asked']['confidence'] is None: print(f'ss_predict: this way of predicting ({s["asked"]["how"]}) is not calibrated for this model, so no confidence was written', file=sys.stderr)
     return 1 if s['left_out'] else 0
 
 def run(a:argparse.Namespace)->int: # exit code
     "The heavy imports come after the flags, so that --help answers at once"
     from structure_search.predict import Predictor
+    if a.overwrite and not a.output: raise ValueError('--overwrite is of --output, which is not given')
     predictor = Predictor.from_pretrained(a.model, a.kanzi_checkpoint, a.device)
     if a.batch_tokens is None: a.batch_tokens = 131072 if predictor.model.device.type=='cuda' else 16384
     return (_to_folder if a.output else _to_terminal)(predictor, a)

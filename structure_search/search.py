@@ -9,6 +9,7 @@ __all__ = ['HOW_TO_GET', 'COLUMNS', 'find_foldseek', 'Hit', 'Hits', 'search', 'p
 # %% ../nbs/17c_search.ipynb #d76009b0
 import argparse, os, re, shutil, subprocess, sys, tempfile
 from dataclasses import astuple, dataclass, fields
+from itertools import groupby
 from pathlib import Path
 from .train import Help, command, number
 
@@ -21,7 +22,7 @@ def find_foldseek(
     "The program foldseek; raises FileNotFoundError that says how to get it"
     found = shutil.which(str(program or 'foldseek'))
     if found is None: raise FileNotFoundError(f'{program}: there is no such program. {HOW_TO_GET}' if program else f'the program foldseek is not on the PATH. {HOW_TO_GET}')
-    return found
+    return os.path.abspath(found)       # it will run in another folder
 
 # %% ../nbs/17c_search.ipynb #3bb4ac31
 @dataclass
@@ -29,7 +30,6 @@ class Hit:
     "A protein of the target database that resembles a query"
     query:str  # name
     target:str  # name
-    title:str  # whole header of the target
     evalue:float  # hits as good that chance alone would give in this database
     bits:float  # score
     identity:float  # share of aligned residues that are the same amino acid, 0 to 1
@@ -41,6 +41,7 @@ class Hit:
     target_end:int
     target_length:int
     cigar:str  # M: both, I: query only, D: target only
+    title:str  # whole header of the target
     rmsd:float|None=None  # of the aligned C-alphas, angstrom, where both have coordinates
 
     def pairs(self)->tuple[list[int],list[int]]: # aligned residues of query and target, from 0
@@ -51,13 +52,15 @@ class Hit:
             q, t = q+int(n)*(what in 'MI'), t+int(n)*(what in 'MD')
         return out
 
-COLUMNS = 'query','target','theader','evalue','bits','fident','alnlen','qstart','qend','qlen','tstart','tend','tlen','cigar'     # of foldseek convertalis, in the order of `Hit`
+COLUMNS = 'query','target','evalue','bits','fident','alnlen','qstart','qend','qlen','tstart','tend','tlen','cigar','theader'     # headers may have tabs: last; of foldseek convertalis, in the order of `Hit`
 
 def _hit(line:str)->Hit:
-    cells = line.rstrip('\n').split('\t')
+    cells = line.rstrip('\n').split('\t', len(COLUMNS)-1)
     if len(cells)!=len(COLUMNS): raise ValueError(f'foldseek wrote a line of {len(cells)} columns, not {len(COLUMNS)}: {line[:80]!r}')
     kinds = [f.type if isinstance(f.type, type) else str for f in fields(Hit)]
-    return Hit(*(kind(x) for kind,x in zip(kinds, cells)))
+    return Hit(*(kind(x) if kind is not str else _plain(x) for kind,x in zip(kinds, cells)))
+
+def _plain(text:str)->str: return ''.join(c if c.isprintable() else ' ' for c in text)       # names are anybody's: no control characters on a terminal
 
 # %% ../nbs/17c_search.ipynb #dae18f61
 class Hits(list):
@@ -73,7 +76,7 @@ class Hits(list):
     def _repr_html_(self):
         from structure_search.visualize import _table
         return _table(f'{len(self)} hits', *self._shown())
-    def tsv(self)->str: return ''.join('\t'.join('' if x is None else str(x) for x in row)+'\n' for row in [[f.name for f in fields(Hit)], *(astuple(h) for h in self)])
+    def tsv(self)->str: return ''.join('\t'.join('' if x is None else _plain(str(x)) for x in row)+'\n' for row in [[f.name for f in fields(Hit)], *(astuple(h) for h in self)])
 
 # %% ../nbs/17c_search.ipynb #ac8144e8
 def _run(program:str, *args, folder:Path):
@@ -83,7 +86,7 @@ def _run(program:str, *args, folder:Path):
 
 def _target(path)->Path:
     "A database to search in"
-    path = Path(path).resolve()
+    path = Path(os.path.abspath(path))      # not resolve(): a part of a database may be a link to the whole one
     if not os.path.lexists(f'{path}.index'): raise FileNotFoundError(f'{path}: no Foldseek database there ({path.name}.index is missing). `foldseek databases PDB {path} tmp` downloads one, `ss_createdb FOLDER {path}` makes one of structure files')
     if not os.path.lexists(f'{path}_ss.index'): raise FileNotFoundError(f'{path}_ss is not there: this database has no 3Di letters, by which Foldseek searches')
     return path
@@ -108,8 +111,8 @@ def search(
         d = Path(d)
         write_db(d/'q', [Protein(i, str(i), str(i), p.sequence.upper().replace('*', 'X'), p.ss or trace_3di(p.ca), p.ca) for i,p in enumerate(found.values())])      # by number: names may be anything
         _run(program, 'search', d/'q', target, d/'result', d/'tmp', '-a', 1, '-e', evalue, '--max-seqs', most, *(['--threads', threads] if threads else []), *options, folder=d)
-        _run(program, 'convertalis', d/'q', target, d/'result', d/'hits.tsv', '--format-output', ','.join(COLUMNS), folder=d)
-        with open(d/'hits.tsv', encoding='utf-8', errors='replace') as f: hits = Hits(map(_hit, f))
+        _run(program, 'convertalis', d/'q', target, d/'result', d/'hits.tsv', '--format-output', ','.join(COLUMNS), *(['--threads', threads] if threads else []), folder=d)
+        with open(d/'hits.tsv', encoding='utf-8', errors='replace', newline='\n') as f: hits = Hits(map(_hit, f))
     names = list(found)
     for h in hits: h.query = names[int(h.query)]
     order = {name:i for i,name in enumerate(names)}
@@ -125,8 +128,16 @@ def predicted(
     if not named: raise ValueError('no query')
     todo = {k:s for k,s in named.items() if isinstance(s, str)}
     if todo:
+        import warnings
         from structure_search.predict import Predictor
-        made = dict(zip(todo, (predictor or Predictor.from_pretrained('3di'))(list(todo.values()))))
+        predictor = predictor or Predictor.from_pretrained('3di')
+        for name,s in todo.items():
+            try: predictor.vocab.prompt(s)
+            except ValueError as e: raise ValueError(f'{name}: {e}') from None
+            if not s: raise ValueError(f'{name}: an empty sequence')
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='a sequence of .* residues: the model was trained')
+            made = dict(zip(todo, predictor(list(todo.values()))))
         named = {k:made.get(k, s) for k,s in named.items()}
     return named
 
@@ -140,7 +151,7 @@ def _superpose(hits:Hits, found:dict, target:Path):
     if db.ca is None: return
     for h in hits:
         try: ca = db[h.target].ca
-        except KeyError: continue           # a target without .lookup knows no names
+        except (KeyError, ValueError): continue           # a target without .lookup knows no names, and a damaged entry is not worth the hits
         q, t = h.pairs()
         if ca is not None and q and max(t)<len(ca): h.rmsd = rmsd(found[h.query].ca[q], ca[t])
 
@@ -163,7 +174,7 @@ def view_hit(
     centre = prediction.ca.mean(0)
     view = view_trace(prediction.ca, prediction.sequence, prediction.confidence if prediction.calibrated else None, width, height)
     moved = ca@R.T+shift-centre
-    bonds = ''.join(f'CONECT{i:5d}{i+1:5d}\nCONECT{i+1:5d}{i:5d}\n' for i in range(1, len(moved)))
+    bonds = ''.join(f'CONECT{i:5d}{i+1:5d}\nCONECT{i+1:5d}{i:5d}\n' for i in np.flatnonzero(np.linalg.norm(np.diff(moved, axis=0), axis=1)<4.5)+1)       # none over gaps
     view.addModel(ca_pdb(moved)+bonds, 'pdb', dict(assignBonds=False)); view.setStyle(dict(model=1), dict(stick=dict(radius=0.25, color='#b0b0b0'))); view.zoomTo()
     return view
 
@@ -185,23 +196,34 @@ def make_parser()->argparse.ArgumentParser:
     p.add_argument('--device', help="such as 'cpu' or 'cuda:1'; default: the GPU where there is one")
     return p
 
-_MOST_QUERIES = 10_000
+_MOST_QUERIES = 1_000
 
 def run(a:argparse.Namespace)->int: # exit code
     "Read, predict, search, show"
-    find_foldseek(a.foldseek); _target(a.target)                # before anything is computed
+    program, _ = find_foldseek(a.foldseek), _target(a.target)                # before anything is computed
+    if a.output and not Path(a.output).absolute().parent.is_dir(): raise FileNotFoundError(f'{a.output}: there is no such folder to write it into')
     from structure_search.outputs import read_input
     from structure_search.predict import Predictor
     named, bad = {}, 0
     for _,r in read_input(a.input, a.max_residues)[0]:
         if r.bad: bad += 1; print(f'ss_search: record {r.number} ({r.name}) is left out: {r.bad}', file=sys.stderr); continue
-        named[r.name if r.name not in named else f'{r.name}.{r.number}'] = r.sequence
+        name = r.name
+        while name in named: name = f'{name}.{r.number}'
+        named[name] = r.sequence
         if len(named)>_MOST_QUERIES: raise ValueError(f'over {_MOST_QUERIES:,} sequences: predict them with ss_predict {a.input} --format db --output FOLDER, and then foldseek search FOLDER/foldseek/predicted {a.target} result tmp')
     if not named: raise ValueError(f'{a.input}: no sequence to search with')
     found = predicted(named, Predictor.from_pretrained(a.model, a.kanzi_checkpoint, a.device))
-    hits = search(found, a.target, None, a.foldseek, a.evalue, a.most, a.threads)
-    for name in found: mine = Hits(h for h in hits if h.query==name); print(f'\n{name}: {len(mine)} hits'+(f', the first {a.show}' if len(mine)>a.show else '')); print(Hits(mine[:a.show])) if mine and a.show else None
-    if a.output: Path(a.output).write_text(hits.tsv(), encoding='utf-8'); print(f'\nwrote {len(hits):,} hits to {a.output}')
+    print(f'ss_search: {program} searches {a.target} for {len(found):,} {"query" if len(found)==1 else "queries"}', file=sys.stderr)
+    hits = search(found, a.target, None, program, a.evalue, a.most, a.threads)
+    by = {name:Hits(some) for name,some in groupby(hits, lambda h: h.query)}
+    for name in found:
+        mine = by.get(name, Hits())
+        print(f'\n{name}: {len(mine)} hits'+(f', the first {a.show}' if len(mine)>a.show else ''))
+        if mine and a.show: print(Hits(mine[:a.show]))
+    if a.output:
+        part = Path(f'{a.output}.part')
+        part.write_text(hits.tsv(), encoding='utf-8'); part.replace(a.output)
+        print(f'\nwrote {len(hits):,} hits to {a.output}')
     return 1 if bad else 0
 
 def main(argv=None)->int:

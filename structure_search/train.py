@@ -6,7 +6,7 @@
 __all__ = ['log', 'Help', 'number', 'make_parser', 'tokenizer_flags', 'run', 'command', 'main']
 
 # %% ../nbs/12_train.ipynb #d8c09737
-import argparse, json, logging, shlex, sys
+import argparse, json, logging, os, shlex, sys
 from pathlib import Path
 
 log = logging.getLogger('structure_search')
@@ -254,8 +254,9 @@ def command(
     except KeyboardInterrupt as e:
         print(f'\n{prog}: interrupted'+('; the checkpoint is written, go on with --resume' if type(e).__name__=='Interrupted' else ''), file=sys.stderr)
         return getattr(e, 'code', 130)
-    except (OSError, ValueError, RuntimeError) as e:
-        print(f'{prog}: {e}', file=sys.stderr)
+    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 1       # whoever read the output has gone, as `head` does
+    except (OSError, ValueError, RuntimeError, MemoryError) as e:
+        print(f'{prog}: {e or type(e).__name__}', file=sys.stderr)
         return 2
     return 0
 

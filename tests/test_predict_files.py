@@ -56,7 +56,7 @@ def test_formats_agree(traces, tmp_path):
             assert {r[0].b_iso for r in chain}=={0.0}               # never calibrated, so not written
         assert letters[p.header]==p.ss
 
-def test_one_by_one_or_together_the_same(traces, tmp_path):
+def test_one_by_one_or_together_the_same():
     many = {f'p{i}':p.aa for i,p in enumerate(PairedFoldseekDB(demo_db()).at(slice(0, 16)))}
     predictor = Predictor.from_pretrained('3di')
     together = predictor(list(many.values()), tokens=2048)
@@ -93,9 +93,10 @@ def test_interrupted_by_the_user(tmp_path):
     command = [sys.executable, '-m', 'structure_search.predict_cli', str(tmp_path/'many.fasta'), '--output', str(tmp_path/'out'), '--batch-tokens', '256']
     job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     state = tmp_path/'out'/'state.json'
-    while job.poll() is None and not (state.exists() and json.loads(state.read_text())['records']): time.sleep(0.02)
+    deadline = time.monotonic()+120
+    while job.poll() is None and time.monotonic()<deadline and not (state.exists() and json.loads(state.read_text())['records']): time.sleep(0.02)
     job.send_signal(signal.SIGINT)
-    assert job.wait(60)==130 and b'interrupted' in job.stderr.read()
+    assert job.wait(60)==130 and b'the same command goes on' in job.stderr.read()
     s = json.loads(state.read_text())
     assert 0<s['records']<600 and len(fasta(tmp_path/'out'/'3di.fasta'))==s['predicted']==len(rows(tmp_path/'out', 'predictions.tsv'))
     assert subprocess.run(command, capture_output=True).returncode==1 and len(fasta(tmp_path/'out'/'3di.fasta'))==588
@@ -109,13 +110,13 @@ def test_broken_gzip_keeps_what_was_whole(tmp_path, capsys):
     n = json.loads((tmp_path/'out'/'state.json').read_text())['records']
     (tmp_path/'many.fasta.gz').write_bytes(data)                        # the download is repeated
     assert main([str(tmp_path/'many.fasta.gz'), '--output', str(tmp_path/'out'), '--batch-tokens', '256'])==1
-    assert 0<n<400 and len(fasta(tmp_path/'out'/'3di.fasta'))==392
+    assert 200<n<400 and len(fasta(tmp_path/'out'/'3di.fasta'))==392
 
 def test_a_very_long_sequence(tmp_path, capsys):
-    "Within the limit that is asked for, titin's length too; beyond it, named"
+    "Within the limit that is asked for; beyond it, named"
     (tmp_path/'long.fasta').write_text('>long\n'+'MKTAYIAKQR'*400+'\n>too long\n'+'M'*5001+'\n')
     assert main([str(tmp_path/'long.fasta'), '--output', str(tmp_path/'out'), '--max-residues', '5000'])==1
-    assert [r[4:] for r in rows(tmp_path/'out', 'predictions.tsv')][0][1]=='longer than the 400 residues of the training' and len(fasta(tmp_path/'out'/'3di.fasta')['long'])==4000
+    assert rows(tmp_path/'out', 'predictions.tsv')[0][-1]=='longer than the 400 residues of the training' and len(fasta(tmp_path/'out'/'3di.fasta')['long'])==4000
     assert '5,001 letters, over the limit of 5,000' in capsys.readouterr().err
 
 def test_database_in_keeps_its_keys(tmp_path):
@@ -155,3 +156,56 @@ def test_mmseqs_reads_our_database(tmp_path):
         assert mmseqs('convertalis', f'{q}{part}', f'{q}{part}', tmp_path/f'res{part}', tmp_path/'hits.tsv', '--format-output', 'query,target,fident,qlen,alnlen', cwd=tmp_path).returncode==0
         selves = [x for x in map(str.split, (tmp_path/'hits.tsv').read_text().splitlines()) if x[0]==x[1]]
         if not part: assert len(selves)>=58 and all(float(x[2])==1 for x in selves)         # low-complexity ones may be masked
+
+def test_confidence_is_the_b_factor_where_it_was_calibrated(tmp_path):
+    vocab = minimal_vocab('trace', 64)
+    calibrated = Predictor(build_model('nano', vocab).eval(), vocab, load_tokenizer('trace-64'), about=dict(calibration=dict(write=dict(target='lddt', slope=0.7, offset=0.4, window=2))))
+    predict_files(calibrated, io.BytesIO(b'>a\nMKTAYIAKQRQISFVK\n'), tmp_path, ('pdb', 'mmcif'), progress=False)
+    p = calibrated('MKTAYIAKQRQISFVK')
+    for f in (tmp_path/'pdb'/'a.pdb', tmp_path/'mmcif'/'a.cif'):
+        assert [r[0].b_iso for r in gemmi.read_structure(str(f))[0][0]]==pytest.approx((100*p.confidence).tolist(), abs=0.006)
+    assert float(rows(tmp_path, 'predictions.tsv')[0][4])==pytest.approx(p.confidence.mean(), abs=6e-4) and p.confidence.std()>0
+
+def test_another_model_or_batch(traces, tmp_path):
+    "Other weights are another question; another batch is the same one"
+    vocab = minimal_vocab('trace', 64)
+    data = b''.join(b'>p%d\n%b\n' % (i, b'MKTAYIAKQR') for i in range(20))
+    def dies(reader): # after 10 records
+        for i,item in enumerate(reader):
+            if i==10: raise ValueError('broken')
+            yield item
+    from structure_search.outputs import Outputs, predict_records, read_input
+    with pytest.raises(ValueError, match='broken'):
+        with Outputs(tmp_path/'out', ('3di',), {}) as out: predict_records(traces, dies(read_input(io.BytesIO(data))[0]), out, residues=30, progress=False)
+    assert len(rows(tmp_path/'out', 'predictions.tsv'))==10
+    with Outputs(tmp_path/'out', ('3di',), {}) as out: predict_records(traces, read_input(io.BytesIO(data))[0], out, residues=70, progress=False)
+    assert [r[2] for r in rows(tmp_path/'out', 'predictions.tsv')]==[f'p{i}' for i in range(20)]
+    predict_files(traces, io.BytesIO(data), tmp_path/'two', progress=False)
+    with pytest.raises(ValueError, match='model: '): predict_files(Predictor(build_model('nano', vocab, seed=1).eval(), vocab, load_tokenizer('trace-64')), io.BytesIO(data), tmp_path/'two', progress=False)
+
+def test_no_two_records_share_a_file(traces, tmp_path):
+    predict_files(traces, io.BytesIO(b'>a\nMKTA\n>a.3\nGAVL\n>a\nWWWW\n'), tmp_path, ('pdb',), progress=False)
+    files = {r[0]:r[5] for r in rows(tmp_path, 'predictions.tsv')}
+    assert len(set(files.values()))==3 and gemmi.one_letter_code([r.name for r in gemmi.read_structure(str(tmp_path/files['3']))[0][0]])=='WWWW'
+
+def test_killed_while_the_database_is_put_in_place(traces, tmp_path, monkeypatch):
+    "At each file that is moved, and when the shard is taken away: what is found afterwards is whole"
+    import structure_search.foldseek_writer as w
+    data = io.BytesIO(b'>a\nMKTA\n>b\nGAVL\n')
+    predict_files(traces, data, tmp_path/'whole', ('db',), progress=False)
+    whole, n = content(tmp_path/'whole'/'foldseek'), 0
+    for name in ('_place', 'replace', 'rmtree'):
+        for k in range(1, 12):
+            real, left = (w._place if name=='_place' else getattr(os if name=='replace' else shutil, name)), [k]
+            def dies(*a, **kw):
+                left[0] -= 1 if '.part' not in str(a) and 'state.json' not in str(a) else 0
+                if left[0]==0: raise SystemError('killed')
+                return real(*a, **kw)
+            folder = tmp_path/f'{name}{k}'
+            with monkeypatch.context() as m:
+                m.setattr(w if name=='_place' else w.os if name=='replace' else w.shutil, name, dies)
+                try: predict_files(traces, io.BytesIO(data.getvalue()), folder, ('db',), progress=False)
+                except SystemError: n += 1
+            assert predict_files(traces, io.BytesIO(data.getvalue()), folder, ('db',), progress=False)['finished']
+            assert content(folder/'foldseek')==whole, (name, k)
+    assert n>10

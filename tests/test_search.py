@@ -36,8 +36,8 @@ def test_what_foldseek_is_given(recorder):
     assert [(seen/f'{x}.dbtype').read_bytes().hex() for x in ('q', 'q_ss', 'q_h')]==['00000000', '00000000', '0c000000']
     assert [(seen/f'{x}.index').read_text() for x in ('q', 'q_ss', 'q_h')]==['0\t0\t8\n', '0\t0\t8\n', '0\t0\t3\n'] and not (seen/'q_ca').exists()
     first, second = calls(recorder)
-    assert first[0]=='search' and first[2]==str(demo_db().resolve()) and first[5:]==['-a', '1', '-e', '0.5', '--max-seqs', '7', '--threads', '2', '-s', '9']
-    assert second[0]=='convertalis' and second[-2:]==['--format-output', ','.join(COLUMNS)] and second[1:4]==first[1:4]
+    assert first[0]=='search' and first[2]==str(demo_db()) and first[5:]==['-a', '1', '-e', '0.5', '--max-seqs', '7', '--threads', '2', '-s', '9']
+    assert second[0]=='convertalis' and second[-4:]==['--format-output', ','.join(COLUMNS), '--threads', '2'] and second[1:4]==first[1:4]
 
 def test_coordinates_are_handed_on_with_their_letters(recorder):
     p = PairedFoldseekDB(demo_db()).at(3)
@@ -47,7 +47,7 @@ def test_coordinates_are_handed_on_with_their_letters(recorder):
 
 def test_answers_are_read_in_order(recorder):
     p = PairedFoldseekDB(demo_db()).at(0)
-    line = lambda q, t, e, b: f'{q}\t{t}\t{t} a title\t{e}\t{b}\t0.5\t4\t1\t4\t{len(p)}\t1\t4\t{len(p)}\t4M\n'
+    line = lambda q, t, e, b: f'{q}\t{t}\t{e}\t{b}\t0.5\t4\t1\t4\t{len(p)}\t1\t4\t{len(p)}\t4M\t{t} a\ttitle\n'
     (recorder.parent/'answer.tsv').write_text(line(1, p.name, '1E-3', 10)+line(0, 'x', '2.0E+00', 5)+line(0, p.name, '1E-20', 50))
     hits = search({'a':'MKTAYI', 'b':'GAVLKG'}, demo_db(), foldseek=recorder)
     assert [(h.query, h.target, h.evalue) for h in hits]==[('a', p.name, 1e-20), ('a', 'x', 2.0), ('b', p.name, 1e-3)]
@@ -56,7 +56,7 @@ def test_answers_are_read_in_order(recorder):
     with pytest.raises(ValueError, match='a line of 2 columns'): search('MKTAYI', demo_db(), foldseek=recorder)
 
 def test_titles_cannot_break_out_of_the_table(recorder):
-    (recorder.parent/'answer.tsv').write_text('0\tt\tt <script>alert(1)</script>\t1E-3\t10\t0.5\t4\t1\t4\t6\t1\t4\t9\t4M\n')
+    (recorder.parent/'answer.tsv').write_text('0\tt\t1E-3\t10\t0.5\t4\t1\t4\t6\t1\t4\t9\t4M\tt <script>alert(1)</script>\n')
     assert '<script>' not in search('MKTAYI', demo_db(), foldseek=recorder)._repr_html_()
 
 def test_messages(tmp_path, capsys, monkeypatch):
@@ -74,3 +74,10 @@ def test_bad_records_are_named(recorder, tmp_path, capsys):
     assert main([str(tmp_path/'some.fasta'), str(demo_db()), '--foldseek', str(recorder), '--output', str(tmp_path/'hits.tsv')])==1
     said = capsys.readouterr()
     assert 'record 2 (b)' in said.err and 'a.3: 0 hits' in said.out and (tmp_path/'hits.tsv').read_text().startswith('query\ttarget')
+
+def test_a_part_of_a_database_is_searched_not_the_whole(recorder, tmp_path, monkeypatch):
+    "Soft subsets are links to the whole database's data; and a program may be named from here"
+    for f in demo_db().parent.glob('demo*'): (tmp_path/f.name.replace('demo', 'soft')).symlink_to(f)
+    monkeypatch.chdir(tmp_path)
+    search('MKTAYI', 'soft', foldseek='./foldseek')
+    assert calls(recorder)[0][2]==str(tmp_path/'soft')

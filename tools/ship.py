@@ -38,7 +38,9 @@ def main():
     model, vocab, about = load_model(a.model)
     longest = about['max_protein_length']
     train, _, words = select(db, vocab.alphabet, clusters, a.val_fraction, longest)
-    about |= took(a.model)|dict(name=a.name, title=a.title, license='mit', data=data_identity(db, train, clusters, a.val_fraction, longest))
+    data = data_identity(db, train, clusters, a.val_fraction, longest)
+    if about.setdefault('data', data)!=data: sys.exit(f'{a.model} was trained on {about["data"]}, and this is {data}: give the training\'s database, table of clusters and --val-fraction')
+    about |= took(a.model)|dict(name=a.name, title=a.title, license='mit')
     about |= {k:x for k,x in dict(command=a.command, notes=a.notes and a.notes.read_text().strip()).items() if x}
     about.pop('calibration', None); about.pop('measured', None)
     with tempfile.TemporaryDirectory() as d:
@@ -47,8 +49,11 @@ def main():
         write_about(judged, model, vocab, about)
         code = evaluate([str(judged), a.database, '--clusters', clusters, '--write', '--proteins', a.proteins, '--output', a.output or f'{d}/report'])
         if code: sys.exit(code)
-        MODELS[a.name].mkdir(exist_ok=True)
-        for f in ('config.json', 'model.safetensors', 'vocab.json', 'translator.json', 'README.md'): shutil.copyfile(judged/f, MODELS[a.name]/f)
+        new = MODELS[a.name].with_name(f'.{a.name}.new')
+        new.mkdir()
+        for f in ('config.json', 'model.safetensors', 'vocab.json', 'translator.json', 'README.md'): shutil.copyfile(judged/f, new/f)
+        shutil.rmtree(MODELS[a.name], ignore_errors=True)
+        new.rename(MODELS[a.name])
     print(f'{MODELS[a.name]}: {sum(f.stat().st_size for f in MODELS[a.name].iterdir())/1e6:.1f} MB')
 
 if __name__=='__main__': main()
