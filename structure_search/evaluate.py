@@ -126,7 +126,7 @@ def save_examples(
         else:
             true = p.ca-p.ca.mean(0)        # some structures stand far from the origin, where PDB files end
             fig = superposition_figure(guess.ca, true, f'{which}: {p.name}')
-            try: text = ca_pdb(superpose(guess.ca, true), p.aa, 100*guess.confidence, 'A').replace('END\n', '')+ca_pdb(true, p.aa, None, 'B')
+            try: text = ca_pdb(superpose(guess.ca, true), p.aa, 100*guess.confidence if guess.calibrated else None, 'A').replace('END\n', '')+ca_pdb(true, p.aa, None, 'B')
             except ValueError as e: log.warning('no PDB file of key %d (%s): %s', p.key, p.name, e)
             else: pdb = folder/f'{which}.pdb'; pdb.write_text(text)
         fig.savefig(png, dpi=120)

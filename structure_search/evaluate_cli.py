@@ -25,7 +25,7 @@ def make_parser()->argparse.ArgumentParser:
     p.add_argument('--train-clusters', help='text file, key<tab>cluster: table of clusters of --train-db by which its training held out others')
     p.add_argument('--keys', help='text file, a key or name a line: only these proteins')
     p.add_argument('--exclude', help='text file, a key or name a line: not these')
-    p.add_argument('--proteins', type=number(int, 2), default=1000, help='proteins to judge, at most')
+    p.add_argument('--proteins', type=number(int, 2), help='proteins to judge, at most; default: 1000, and 200 for models with coordinates, whose scores take about a second and a half a protein')
     p.add_argument('--known', type=number(int, 0), default=20000, help='training proteins for references and nearest neighbours, at most; 0: none')
     p.add_argument('--max-residues', type=number(int, 1), default=None, help='longer proteins are left out; default: the longest of the training')
     p.add_argument('--main', choices=('read','written','consensus'), help='the way of predicting that parts, confidence and examples are about; default: read, where the model was trained for it')
@@ -127,7 +127,7 @@ def run(a:argparse.Namespace):
     if a.write and held_out in ('no','not known'): raise ValueError('figures go into a folder only for proteins that were held out; these '+('were used for the training' if held_out=='no' else 'may have been used for the training (--held-out says that you know better)'))
     print(words)
     rows = ProteinRows(db, predictor.vocab, predictor.tokenizer)
-    pairs = rows.proteins(some.some(a.proteins).keys)
+    pairs = rows.proteins(some.some(a.proteins or (1000 if predictor.tokenizer is None else 200)).keys)
     groups = None if a.clusters is None else read_clusters(a.clusters, db.keys)[np.searchsorted(db.keys, [p.key for p,_ in pairs])]
     known, of, said = _known(a, predictor, rows, train, about.get('data'))
     known = _without(known, pairs)
