@@ -17,7 +17,7 @@ def make_parser()->argparse.ArgumentParser:
     p.add_argument('model', help="output folder of a training, or an embedded model: '3di' or 'trace'")
     p.add_argument('db', help='Foldseek database, its name without ending; with 3Di for models of letters, with coordinates for others')
     p.add_argument('--output', default='outputs/evaluation', help='folder for report.html, verdict.json and proteins.tsv')
-    p.add_argument('--clusters', help='text file, key<tab>cluster: what the training held out, and what the bootstraps draw; default: single proteins')
+    p.add_argument('--clusters', help='text file, key<tab>cluster: finds what the training held out, and intervals draw whole clusters; default: single proteins')
     p.add_argument('--val-fraction', type=number(float, 0, 0.99), help='for a model whose folder says nothing of its training: share of clusters that it held out; default: judge all proteins')
     p.add_argument('--all', action='store_true', help='judge all proteins of the training database, also those that the model was trained on')
     p.add_argument('--held-out', action='store_true', help='say that no protein of DB, nor a near relative, was used for the training, where the command cannot know')
@@ -64,7 +64,7 @@ def choose(
         train, held, words = split(val_fraction, longest)
         return _listed(db, held, keys, exclude), train, 'not known', words
     whole, _, words = split(0.0, longest, keys, exclude)
-    return whole, None, 'not known', words
+    return whole, None, 'not known', words.replace(f'; {len(whole):,} for training, 0 held out', '')
 
 def _listed(db, some, keys, exclude):
     "Those of a selection that the lists allow"
@@ -119,7 +119,7 @@ def run(a:argparse.Namespace):
     from structure_search.foldseek_db import PairedFoldseekDB
     from structure_search.judge import judge
     from structure_search.predict import MODELS, Predictor
-    if a.write and not Path(a.model).is_dir(): raise ValueError(f'{a.model}: --write needs the folder of a model of your own'+('; this one is embedded in the package' if a.model in MODELS else ''))
+    if a.write and not Path(a.model).is_dir(): raise ValueError(f'{a.model}: --write needs the folder of a model of your own; '+('this one is embedded in the package' if a.model in MODELS else 'there is no such folder'))
     predictor, db = Predictor.from_pretrained(a.model, a.kanzi_checkpoint, a.device), PairedFoldseekDB(a.db)
     about = predictor.about
     some, train, held_out, words = choose(db, predictor.vocab.alphabet, about.get('data'), a.clusters, a.val_fraction, a.all, a.max_residues, a.keys, a.exclude)

@@ -205,7 +205,8 @@ def from_pretrained(cls:Predictor,
     flash:bool=True, # use flash-attn where it is installed
 )->Predictor:
     "Load a trained model; raises FileNotFoundError or ValueError with the mend"
-    folder = folder if Path(folder).is_dir() else MODELS.get(str(folder), folder)
+    if not Path(folder).is_dir() and str(folder) not in MODELS: raise FileNotFoundError(f'{folder}: no such folder, and no embedded model of that name ({", ".join(MODELS)})')
+    folder = folder if Path(folder).is_dir() else MODELS[str(folder)]
     model, vocab, about = load_model(folder, flash)
     device, tokenizer = device or ('cuda' if torch.cuda.is_available() else 'cpu'), None
     if vocab.alphabet!='3di':

@@ -16,16 +16,16 @@ def make_parser()->argparse.ArgumentParser:
     p.add_argument('input', help="FASTA file (may be gzipped), '-' for standard input, Foldseek database (its name without ending), or a sequence in upper case")
     p.add_argument('--model', default='3di', help="output folder of a training, or an embedded model: '3di' (letters) or 'trace' (coordinates)")
     p.add_argument('--output', help='folder for the results; default: 3Di letters, or the PDB file of a single sequence, on the terminal')
-    p.add_argument('--format', nargs='+', choices=('3di','db','pdb','mmcif'), help="what to write: '3di' letters as FASTA, 'db' a Foldseek database to search with, 'pdb' and 'mmcif' C-alpha traces with the confidence as B-factor; default: 3di for models of letters, else pdb")
+    p.add_argument('--format', nargs='+', choices=('3di','db','pdb','mmcif'), help="what to write: '3di' letters as FASTA, 'db' a Foldseek database to search with, 'pdb' and 'mmcif' C-alpha traces with 100 times the confidence as B-factor, if it is calibrated, else 0; default: 3di for models of letters, else pdb")
     p.add_argument('--method', choices=('read','write','consensus'), help="'read' all tokens off the sequence in one pass, 'write' them one after the other, 'consensus' of several samples; default: read, where the model was trained for it")
     p.add_argument('--samples', type=number(int, 1, 1000), help='of a consensus; default: 16')
-    p.add_argument('--temperature', type=number(float, 0, 10), default=0.0, help='of writing; 0: the likeliest token at each step (in a consensus, samples at 1); above: write a sample')
+    p.add_argument('--temperature', type=number(float, 0, 10), default=0.0, help='of writing; 0: the likeliest token at each step (in a consensus, samples at 1); above: a sample is written, whatever the default method, and its confidence is not calibrated')
     p.add_argument('--seed', type=number(int, 0, 2**31), default=0, help='of samples, and of decoding where the tokenizer decodes by chance')
     p.add_argument('--max-residues', type=number(int, 1, 1_000_000), default=2000, help='records of more residues are left out, and named')
     p.add_argument('--kanzi-checkpoint', help='of the tokenizer that made the training tokens; default: the one that is named in the model folder')
     p.add_argument('--batch-tokens', type=number(int, 8), default=None, help='tokens in a batch, with padding, about; default: 16384, on a GPU 131072')
     p.add_argument('--device', help="such as 'cpu' or 'cuda:1'; default: the GPU where there is one")
-    p.add_argument('--overwrite', action='store_true', help='begin anew, whatever is in --output')
+    p.add_argument('--overwrite', action='store_true', help='take away what an earlier prediction left in --output, and begin anew')
     return p
 
 # %% ../nbs/17_predict_cli.ipynb #47e46407
@@ -44,6 +44,7 @@ def _to_terminal(predictor, a)->int:
         for _,r in batch:
             p = r.bad or next(guesses)
             if isinstance(p, str): bad += 1; print(f'ss_predict: record {r.number} ({r.name}) is left out: {p}', file=sys.stderr); continue
+            if len(p)>(predictor.max_protein_length or len(p)): print(f'ss_predict: record {r.number} ({r.name}) has {len(p):,} residues, the training at most {predictor.max_protein_length:,}', file=sys.stderr)
             print(ca_pdb(p.ca-p.ca.mean(0), r.sequence, 100*p.confidence if p.calibrated else None) if traces else f'>{r.header or r.name}\n{p.ss}', end='' if traces else '\n', flush=True)
     return 1 if bad else 0
 

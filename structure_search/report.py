@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
-from .card import COLUMNS, figures_table, interval_figure, part_name, part_table
+from .card import COLUMNS, KINDS_OF_PARTS, figures_table, interval_figure, part_name, part_table
 from .confidence import TARGETS, halves, reliability_figure
 from .judge import Verdict
 from .kanzi_sidecar import _write_whole
@@ -82,7 +82,7 @@ def _structure_section(v:Verdict):
 def _part_sections(f:dict):
     keys, alike = ['lddt', 'tm', 'rmsd'] if f.get('structures') else ['accuracy'], 'clusters' if f.get('by_clusters') else 'single proteins'
     for name,title,xlabel in (('by_length', 'By length', 'residues'), ('by_identity', 'By likeness to the training set', 'identity to the nearest training chain')):
-        if f.get(name): yield title, '', [(f'{title}: all kinds', *part_table(f[name], xlabel))]+[(f'{COLUMNS.get(k, "RMSD")}, over the {"residues" if k=="accuracy" else "proteins"} of each part, with 95 % of bootstraps over {alike}; none for fewer than ten', part_figure(f[name], k, xlabel)) for k in keys if any(p.get(k) is not None for p in f[name])]
+        if f.get(name): yield title, '', [(f'{COLUMNS[k]}, all kinds', *part_table(f[name], xlabel, (k,), tuple(KINDS_OF_PARTS))) for k in keys if k!='rmsd']+[(f'{COLUMNS.get(k, "RMSD")}, over the {"residues" if k=="accuracy" else "proteins"} of each part, with 95 % of bootstraps over {alike}; none for fewer than ten', part_figure(f[name], k, xlabel)) for k in keys if any(p.get(k) is not None for p in f[name])]
 
 # %% ../nbs/10g_report.ipynb #c035a6e7
 def _confidence_section(v:Verdict, groups):

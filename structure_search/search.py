@@ -67,7 +67,7 @@ class Hits(list):
     "Hits of one or several queries, best first"
     def _shown(self)->tuple[list,list]:
         rmsd = any(h.rmsd is not None for h in self)
-        head = ['query','target','E-value','bits','identical','query','target', *(['RMSD'] if rmsd else []), 'title']
+        head = ['query','target','E-value','bits','identical','query residues','target residues', *(['RMSD'] if rmsd else []), 'title']
         rows = [[h.query, h.target, f'{h.evalue:.1e}', f'{h.bits:.0f}', f'{h.identity:.0%}', f'{h.query_start}-{h.query_end} of {h.query_length}', f'{h.target_start}-{h.target_end} of {h.target_length}', *(['' if h.rmsd is None else f'{h.rmsd:.1f}'] if rmsd else []), h.title.partition(' ')[2][:60]] for h in self]
         return head, rows
     def __str__(self):
@@ -186,8 +186,8 @@ def make_parser()->argparse.ArgumentParser:
     p.add_argument('target', help='Foldseek database to search in, its name without ending')
     p.add_argument('--model', default='3di', help="output folder of a training, or an embedded model: '3di' or 'trace'")
     p.add_argument('--foldseek', help='the program; default: on the PATH')
-    p.add_argument('--evalue', type=number(float, 0), default=10.0, help='hits of at most this E-value: as good ones that chance alone would give')
-    p.add_argument('--most', type=number(int, 1), default=300, help='hits of a query that the prefilter lets pass')
+    p.add_argument('--evalue', type=number(float, 0), default=10.0, help='largest E-value of a hit: how many as good ones chance alone would give')
+    p.add_argument('--most', type=number(int, 1), default=300, help="most candidates of a query, foldseek's --max-seqs")
     p.add_argument('--show', type=number(int, 0), default=20, help='hits of each query on the terminal')
     p.add_argument('--output', help='file for all hits, tab-separated; default: none')
     p.add_argument('--threads', type=number(int, 1), help='of foldseek; default: all')

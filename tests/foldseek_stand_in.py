@@ -13,12 +13,12 @@ from structure_search.foldseek_db import PairedFoldseekDB
 
 STATES, RESIDUES = 'ACDEFGHIKLMNPQRSTVWY', 'ACDEFGHIKLMNPQRSTVWYX'
 
-def matrix():
-    "Scores of pairs of (3Di state, residue)"
+def matrix(letters=2.1):
+    "Scores of pairs of (3Di state, residue): so much of the one, 1.4 of the other"
     ss, aa = SubstitutionMatrix.std_3di_matrix().score_matrix(), SubstitutionMatrix.std_protein_matrix()
     blosum = np.array([[aa.get_score(x, y) for y in RESIDUES] for x in RESIDUES])
     alphabet = Alphabet([*range(len(STATES)*len(RESIDUES))])
-    return alphabet, SubstitutionMatrix(alphabet, alphabet, (2.1*np.kron(ss[:20,:20], np.ones((21, 21)))+1.4*np.kron(np.ones((20, 20)), blosum)).round().astype(np.int32))
+    return alphabet, SubstitutionMatrix(alphabet, alphabet, (letters*np.kron(ss[:20,:20], np.ones((21, 21)))+1.4*np.kron(np.ones((20, 20)), blosum)).round().astype(np.int32))
 
 def coded(p, alphabet):
     s = GeneralSequence(alphabet)
