@@ -330,7 +330,7 @@ def predict_files(
     records, total = read_input(source, longest)
     first = next(records, None)                     # what cannot be read fails before anything is overwritten
     curve = predictor.calibrations.get(said)
-    asked = dict(model=predictor.identity, how=said, seed=seed, longest=longest, confidence=curve and curve.to_json())
+    asked = dict(model=predictor.identity, how=said, seed=seed, longest=longest, confidence=curve and f'{curve.target} by {curve.slope:.4f}, {curve.offset:.4f}, {curve.window}')
     with Outputs(folder, formats, asked, overwrite, curve and curve.target) as out:
         return predict_records(predictor, chain([] if first is None else [first], records), out, total, how, residues, progress)
 
