@@ -255,13 +255,13 @@ def __call__(self:Predictor,
 
 # %% ../nbs/09_predict.ipynb #75ad11d7
 @patch
-def plot(self:Prediction)->'Figure': # of matplotlib
+def plot(self:Prediction): # matplotlib figure
     "Picture of a prediction"
     sure = self.confidence if self.calibrated else None
     return letter_figure(self.sequence.upper(), self.ss, sure) if self.ca is None else trace_figure(self.ca, sure, f'{len(self)} residues')
 
 @patch
-def view(self:Prediction)->'py3Dmol.view':
+def view(self:Prediction): # py3Dmol view
     "The C-alpha trace, for a notebook; raises ValueError for letters, which have no coordinates"
     if self.ca is None: raise ValueError('3Di letters have no coordinates: plot() shows them')
     return view_trace(self.ca, self.sequence, self.confidence if self.calibrated else None)

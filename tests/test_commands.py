@@ -83,7 +83,7 @@ def test_tokenizer_training_stops_and_goes_on(home):
     assert after['step']>before['step']>0 and after['log'][:len(before['log'])]==before['log'] and before['log']
     assert read_metadata(out)['card']['steps']==after['step']
 
-@pytest.mark.parametrize('module', ['train', 'train_kanzi', 'train_tokenizer', 'demo', 'doctor', 'plot_run'])
+@pytest.mark.parametrize('module', ['train', 'train_kanzi', 'train_tokenizer', 'demo', 'doctor', 'plot_run', 'predict_cli', 'evaluate_cli', 'search'])
 def test_help_needs_nothing_heavy(module):
     r = subprocess.run([sys.executable, '-X', 'importtime', '-m', f'structure_search.{module}', '--help'], capture_output=True, text=True)
     assert r.returncode==0 and r.stdout.startswith('usage: ')
