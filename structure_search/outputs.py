@@ -140,11 +140,10 @@ def _found(self:Outputs)->dict:
         there = [f.name for f in self.folder.iterdir() if f.name in OURS or re.fullmatch(r'(pdb|mmcif)_\d+', f.name)]
         if there: raise ValueError(f'{self.folder} holds {there[0]}, which no prediction has left there; choose another folder')
         return dict(self.fresh)
-    if self.overwrite: return self._take_away(path)
     try: state = json.loads(path.read_text()); asked = state['asked']; clearing = state.get('clearing'); state = {k:state[k] for k in self.fresh}; sizes = [state['records'], *state['files'].values()]
-    except (ValueError, KeyError, TypeError, AttributeError) as e: raise ValueError(f'{path}: damaged ({e}); --overwrite begins anew') from None
-    if not all(type(n) is int and n>=0 for n in sizes): raise ValueError(f'{path}: damaged; --overwrite begins anew')
-    if clearing: return self._take_away(path)
+    except (ValueError, KeyError, TypeError, AttributeError) as e: raise ValueError(f'{path}: damaged, or of another program ({e}); choose another folder') from None
+    if not all(type(n) is int and n>=0 for n in sizes): raise ValueError(f'{path}: damaged, or of another program; choose another folder')
+    if self.overwrite or clearing: return self._take_away(path)
     if asked!=self.fresh['asked']:
         now = self.fresh['asked']
         differ = ', '.join(f'{k}: {asked.get(k)}, now {now.get(k)}' for k in sorted({*asked, *now}) if asked.get(k)!=now.get(k))
