@@ -34,11 +34,12 @@ agree = np.mean([np.array_equal(x, z) for x,z in zip(a, c)])
 n = sum(map(len, sequences))
 print(f'{len(sequences)} proteins, {n} residues, {torch.get_num_threads()} threads: batch {n/batched:,.0f} residues/s; one at a time {n/single:,.0f} ({single/batched:.1f} x slower); whole row for each token {n/slow:,.0f} ({slow/batched:.1f} x slower); same tokens in {agree:.0%} of proteins')
 
-# the embedded 3Di model on proteins of all lengths
+# the embedded 3Di model on proteins of all lengths; one at a time, every sixth of them
 from structure_search.predict import Predictor
-predictor, sequences = Predictor.from_pretrained('3di'), [p.aa for p in db.at(slice(0, 48))]
+predictor, sequences = Predictor.from_pretrained('3di'), [p.aa for p in db.at(slice(0, 192))]
+some = sequences[::6]
 for method in ('write', 'read'):
     predictor(sequences[:2], method=method)
-    (batched, a), (single, b) = (timed(f) for f in (lambda: predictor(sequences, method=method), lambda: [predictor(s, method=method) for s in sequences]))
-    n, same = sum(map(len, sequences)), np.mean([x.ss==y.ss for x,y in zip(a, b)])
-    print(f'embedded 3Di model, {method}, {len(sequences)} proteins of {min(map(len, sequences))} to {max(map(len, sequences))} residues: batch {n/batched:,.0f} residues/s; one at a time {n/single:,.0f} ({single/batched:.1f} x slower); same letters in {same:.0%} of proteins')
+    (batched, a), (single, b) = (timed(f) for f in (lambda: predictor(sequences, method=method), lambda: [predictor(s, method=method) for s in some]))
+    together, alone, same = sum(map(len, sequences))/batched, sum(map(len, some))/single, np.mean([x.ss==y.ss for x,y in zip(a[::6], b)])
+    print(f'embedded 3Di model, {method}, {len(sequences)} proteins of {min(map(len, sequences))} to {max(map(len, sequences))} residues: batch {together:,.0f} residues/s; one at a time {alone:,.0f} ({together/alone:.1f} x slower); same letters in {same:.0%} of proteins')

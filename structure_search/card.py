@@ -34,8 +34,8 @@ COLUMNS = dict(failed='failed', accuracy='tokens right', nats='nats a token', rm
 def figures_table(
     rows:dict[str,dict], # kind -> figures, and their intervals as FIGURE_interval
 )->tuple[list,list]: # header, rows of text
-    "Those of COLUMNS that any kind has"
-    there = [k for k in COLUMNS if any(r.get(k) not in (None, 0) for r in rows.values())]
+    "Those of COLUMNS that any kind has; failures where there are any"
+    there = [k for k in COLUMNS if any(r.get(k) is not None and (k!='failed' or r[k]) for r in rows.values())]
     return ['', *(COLUMNS[k] for k in there)], [[name, *(_with_interval(r, k) for k in there)] for name,r in rows.items()]
 
 def _markdown(header:list, rows:list)->str: return '\n'.join(f'| {" | ".join(x)} |' for x in (header, ['---']*len(header), *rows))
