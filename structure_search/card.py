@@ -75,6 +75,7 @@ def part_table(
     there = [(f'{kind}{k}', COLUMNS[k]+KINDS_OF_PARTS[kind]) for k in keys for kind in kinds if any(p.get(f'{kind}{k}') is not None for p in parts)]
     return [what, 'chains', *(title for _,title in there)], [[part_name(p), f'{p["proteins"]:,}', *(_with_interval(p, name) for name,_ in there)] for p in parts]
 
+# %% ../nbs/07d_card.ipynb #0627457b
 _CODES = {'3di':"Foldseek's 3Di letters", 'kanzi':'Kanzi tokens, which decode to C-alpha coordinates', 'trace':'trace tokens, which decode to C-alpha coordinates'}
 
 def _measured_text(m:dict)->str:
@@ -92,6 +93,7 @@ def _calibration_text(how:str, c:dict)->str:
     m, what = c.get('measured', {}), dict(letter='the probability that a letter is right', lddt='the expected lDDT of a residue').get(c['target'], c['target'])
     return f'- *{how}*: confidence is {what}; on {m.get("proteins", 0):,} chains of {m.get("clusters", 0):,} clusters that it was not fitted on it was off by {_number(m.get("error"))} (mean over 20 bins; the raw probability by {_number(m.get("error_before"))}), correlation with the outcome {_number(m.get("correlation"))}'
 
+# %% ../nbs/07d_card.ipynb #e64a3515
 def card_text(
     about:dict, # what `translator.json` holds: data, measured, calibration, kanzi_identity, pose, command, notes, each if there
     alphabet:str, # '3di', 'kanzi' or 'trace'

@@ -116,6 +116,7 @@ def halves(
     fit = np.isin(groups, names[:len(names)//2])
     return fit, ~fit
 
+# %% ../nbs/08c_confidence.ipynb #4ae0cfc8
 def _correlation(c, o, group, draws:int=500)->tuple[float,list[float]]: # and its 95 % interval, by drawing clusters
     "Correlation of confidence and outcome over residues"
     n, x, y, xx, yy, xy = sums = np.stack([np.bincount(group, w) for w in (np.ones_like(c), c, o, c*c, o*o, c*o)])
@@ -124,6 +125,7 @@ def _correlation(c, o, group, draws:int=500)->tuple[float,list[float]]: # and it
     drawn = [r(sums[:,rng.integers(sums.shape[1], size=sums.shape[1])].sum(1)) for _ in range(draws)]
     return r(sums.sum(1)), np.quantile(drawn, [0.025, 0.975]).tolist()
 
+# %% ../nbs/08c_confidence.ipynb #5dbf3e9b
 def fit_calibration(
     probabilities:list[np.ndarray], # of the chosen tokens, (L,) for each protein
     outcomes:list[np.ndarray], # 0 to 1, (L,) each; NaN is left out

@@ -54,7 +54,8 @@ def choose(
     if data:
         if val_fraction not in (None, d['val_fraction']): raise ValueError(f"the model's training held out {d['val_fraction']:g} of the clusters, not {val_fraction:g}; leave --val-fraction out")
         for lists in ((), (keys, exclude)):                      # the training may have had the same lists
-            train, held, words = split(d['val_fraction'], d['longest'], *lists)
+            try: train, held, words = split(d['val_fraction'], d['longest'], *lists)
+            except ValueError: continue                          # a small database may have no training half; what else is wrong is said below
             if train.digest!=d['digest']: continue
             if everything or not len(held): return split(0.0, longest, keys, exclude)[0], train, 'no', words
             if longest!=d['longest']: held = split(d['val_fraction'], longest, *lists)[1]
@@ -138,6 +139,7 @@ def run(a:argparse.Namespace):
     _write(a, v, pairs, groups, noted, words)
     if a.write: _into_folder(a, predictor, v, noted)
 
+# %% ../nbs/17b_evaluate_cli.ipynb #212a6f8a
 def _into_folder(a, predictor, v, noted:dict):
     "Figures and calibration into the model's folder; raises nothing for a calibration that is no good, but says so and leaves it out"
     from structure_search.model import write_about
@@ -161,6 +163,7 @@ def _write(a, v, pairs, groups, noted:dict, words:str):
     write_report(folder/'report.html', v, pairs, f'What {noted["model"]} is worth', intro, groups, curves)
     print(f'wrote {folder}/report.html, verdict.json and proteins.tsv')
 
+# %% ../nbs/17b_evaluate_cli.ipynb #6b517726
 def main(argv=None)->int:
     "Entry point of `ss_evaluate`; returns the exit code: 0 done, 2 bad input, 130 interrupted"
     args = make_parser().parse_args(argv)

@@ -150,6 +150,7 @@ def _found(self:Outputs)->dict:
         raise ValueError(f'{self.folder} holds predictions of other settings ({differ}); repeat those to go on, choose another folder, or --overwrite')
     return state
 
+# %% ../nbs/09d_outputs.ipynb #3ab31936
 OURS = 'predictions.tsv', 'left_out.tsv', '3di.fasta', '3di.confidence.fasta', 'foldseek', 'pdb', 'mmcif'
 
 @patch
@@ -167,6 +168,7 @@ def _take_away(self:Outputs, path:Path)->dict:
         if not any(d.iterdir()): d.rmdir()
     return dict(self.fresh)
 
+# %% ../nbs/09d_outputs.ipynb #896596f2
 @patch
 def _database(self:Outputs):
     "The database that grows, if one is asked for; one whose proteins were all written before the kill is put in its place"
@@ -198,6 +200,7 @@ def write(self:Outputs, key:int, record:Record, p:Prediction, names:tuple[str,st
     self._line('predictions.tsv', record.number, key, record.name, len(p), f'{sure.mean():.3f}' if sure is not None else '', next((f'{f.parent.name}/{f.name}' for f in texts), ''), remark)
     self.state['predicted'] += 1; self.state['residues'] += len(p)
 
+# %% ../nbs/09d_outputs.ipynb #0e5d4e8d
 @patch
 def leave_out(self:Outputs, record:Record, why:str):
     "Name a record that could not be predicted"
@@ -218,6 +221,7 @@ def keep(self:Outputs, records:int, digest:str):
 @patch
 def _save(self:Outputs): _write_whole(self.folder/'state.json', lambda f: f.write(json.dumps(self.state, indent=1).encode()))
 
+# %% ../nbs/09d_outputs.ipynb #b6731de0
 @patch
 def finish(self:Outputs):
     "Put the database in its place, and say that all is done"

@@ -41,6 +41,7 @@ def _both_ways(mask:Tensor)->Tensor: # bool (B,1,P,P)
     P, last = mask.shape[1], torch.arange(mask.shape[1], device=mask.device)==mask.shape[1]-1
     return mask.bool()[:,None,None]&(~last[None]|last[:,None])[None,None]
 
+# %% ../nbs/09_predict.ipynb #d997f729
 def _cache(most:int): # of transformers
     "Keys and values with room for so many tokens; the usual cache copies all of them at every step"
     class Layer(DynamicLayer):
@@ -55,6 +56,7 @@ def _cache(most:int): # of transformers
             return self.keys, self.values
     return Cache(layer_class_to_replicate=Layer)
 
+# %% ../nbs/09_predict.ipynb #37863144
 @torch.no_grad()
 def generate_batch(
     model, # of `build_model` or `load_model`, in evaluation mode
@@ -168,6 +170,7 @@ class Prediction:
     def __len__(self): return len(self.sequence)
     def __repr__(self): return f'Prediction({len(self)} residues, {"3Di" if self.ca is None else "C-alpha"}, mean {TARGETS.get(self.calibrated, "token probability, not calibrated")} {self.confidence.mean():.2f})'
 
+# %% ../nbs/09_predict.ipynb #eefdf22c
 MODELS = {name:Path(str(files('structure_search')/'assets'/f'model_{name}')) for name in ('3di','trace')}      # embedded ones
 
 class Predictor:
@@ -217,6 +220,7 @@ def from_pretrained(cls:Predictor,
     try: return cls(model.to(device), vocab, tokenizer, about.get('positions', 'aligned'), about.get('max_protein_length'), about)
     except (TypeError, AttributeError, ValueError) as e: raise ValueError(f'{folder}/translator.json: the calibration cannot be used ({e})') from None
 
+# %% ../nbs/09_predict.ipynb #e59b880d
 def how_said(
     method:str, # one of METHODS
     samples:int=16, # of a consensus
@@ -226,6 +230,7 @@ def how_said(
     plain = 1 if method=='consensus' else 0         # a consensus is of samples at temperature 1, if nothing is said
     return (f'consensus of {samples}' if method=='consensus' else method)+(f' at temperature {temperature:g}' if temperature not in (0, plain) else '')
 
+# %% ../nbs/09_predict.ipynb #70de7e53
 @patch
 def __call__(self:Predictor,
     sequences:str|list[str], # residues; letters beyond the 20 as in `vocab`

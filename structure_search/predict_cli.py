@@ -48,6 +48,7 @@ def _to_terminal(predictor, a)->int:
             print(ca_pdb(p.ca-p.ca.mean(0), r.sequence, 100*p.confidence if p.calibrated else None) if traces else f'>{r.header or r.name}\n{p.ss}', end='' if traces else '\n', flush=True)
     return 1 if bad else 0
 
+# %% ../nbs/17_predict_cli.ipynb #a55df8d8
 def _to_folder(predictor, a)->int:
     "Write files, and say what became of the records"
     from itertools import islice
@@ -63,6 +64,7 @@ def _to_folder(predictor, a)->int:
     if s['predicted'] and s['asked']['confidence'] is None: print(f'ss_predict: this way of predicting ({s["asked"]["how"]}) is not calibrated for this model, so no confidence was written', file=sys.stderr)
     return 1 if s['left_out'] else 0
 
+# %% ../nbs/17_predict_cli.ipynb #bc68f4a8
 def run(a:argparse.Namespace)->int: # exit code
     "The heavy imports come after the flags, so that --help answers at once"
     from structure_search.predict import Predictor

@@ -120,6 +120,7 @@ def search(
     _superpose(hits, found, target)
     return hits
 
+# %% ../nbs/17c_search.ipynb #d0f16a6b
 def predicted(
     named:dict, # name -> sequence or `Prediction`
     predictor=None, # `Predictor`; None: the embedded 3Di model
@@ -196,6 +197,7 @@ def make_parser()->argparse.ArgumentParser:
     p.add_argument('--device', help="such as 'cpu' or 'cuda:1'; default: the GPU where there is one")
     return p
 
+# %% ../nbs/17c_search.ipynb #ed68d700
 _MOST_QUERIES = 1_000
 
 def run(a:argparse.Namespace)->int: # exit code
@@ -226,6 +228,7 @@ def run(a:argparse.Namespace)->int: # exit code
         print(f'\nwrote {len(hits):,} hits to {a.output}')
     return 1 if bad else 0
 
+# %% ../nbs/17c_search.ipynb #5bc62098
 def main(argv=None)->int:
     "Entry point of `ss_search`; returns the exit code: 0 done, 1 done but for records that are named, 2 bad input, no program or its failure, 130 interrupted"
     args, code = make_parser().parse_args(argv), []
