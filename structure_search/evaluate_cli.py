@@ -146,8 +146,7 @@ def _into_folder(a, predictor, v, noted:dict):
     about = predictor.about
     curves = {k:c for k,c in about.get('calibration', {}).items() if c.get('weights')==predictor.identity}      # of other ways of predicting
     if v.calibration and not v.calibration.doubt(): curves[v.figures['how']] = v.calibration.to_json()|dict(weights=predictor.identity)
-    measured = noted|{k:x for k,x in v.figures.items() if k!='structures' or x}
-    write_about(a.model, predictor.model, predictor.vocab, {k:x for k,x in about.items() if k not in ('measured','calibration')}|dict(measured=measured, calibration=curves))
+    write_about(a.model, predictor.model, predictor.vocab, {k:x for k,x in about.items() if k not in ('measured','calibration')}|dict(measured=noted|v.figures, calibration=curves))
     print(f'{a.model}/README.md and translator.json now hold these figures'+(', and the calibration' if v.figures['how'] in curves else '; no calibration'))
 
 def _write(a, v, pairs, groups, noted:dict, words:str):

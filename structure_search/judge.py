@@ -13,7 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 from .confidence import Calibration, fit_calibration, residue_lddt
 from .evaluate import free_running, teacher_forced, with_wrong_sequences
-from .metrics import bigram_entropy, gdt_ts, lddt, rmsds, tm_score, token_accuracy
+from .metrics import _mirrors, bigram_entropy, gdt_ts, lddt, rmsds, tm_score, token_accuracy
 from .model import form_of
 from .neighbours import Neighbour, copy_coordinates, copy_tokens, nearest
 from .predict import Predictor, default_method, how_said
@@ -30,7 +30,7 @@ def structure_scores(
     "Scores of many structures, residue i against residue i"
     out = dict(rmsd=rmsds(pred, true))
     image, ok = rmsds(pred, true, mirror=True), ~np.isnan(out['rmsd'])
-    out['mirror'] = np.where(ok, image<0.8*out['rmsd']-1e-3, np.nan)        # as `mirrored`
+    out['mirror'] = np.where(ok, _mirrors(out['rmsd'], image, 0.8), np.nan)        # as `mirrored`
     for k,f in dict(tm=tm_score, lddt=lddt, gdt_ts=gdt_ts).items():
         out[k] = np.full(len(pred), np.nan)
         for i in tqdm(np.flatnonzero(ok), desc=f'{progress}: {k}', unit=' proteins', disable=not progress, leave=False):
@@ -223,7 +223,8 @@ def judge(
         for kind,prefix in {f'prediction: {main}':'', 'nearest neighbour':'copied_', 'ceiling (tokenizer)':'ceiling_', 'wrong sequence':'wrong_', 'floor (random tokens)':'floor_'}.items():
             values |= {prefix+k:x for k,x in scores.get(kind, {}).items() if not prefix or k in ('rmsd','tm','lddt')}
         if (levels := getattr(predictor.tokenizer, 'levels', None)): figures['digits'] = digit_accuracy([g.tokens for g in guesses], [x for _,x in pairs], levels)
-    if (k := 'accuracy' if letters else 'lddt') and f'copied_{k}' in values: values['ahead'] = values[k]-values[f'copied_{k}']
+    k = 'accuracy' if letters else 'lddt'
+    if f'copied_{k}' in values: values['ahead'] = values[k]-values[f'copied_{k}']
     weights = {k:n for k in values if k.endswith(('accuracy','nats')) or k=='ahead' and letters}
     if 'ahead' in values: figures['ahead'] = by_part(dict(ahead=values['ahead']), n, (0, np.inf), weights, groups)[0]
     figures['by_length'] = by_part(values, n, BY_LENGTH, weights, groups)
